@@ -1,0 +1,49 @@
+"""authorized_keys lines: every value is matched first, so that nothing in a line ever needs quoting."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import re
+from typing import Optional, Sequence
+
+from .names import SITE_ID
+
+KEY_TYPE = "ssh-ed25519"
+_COMMAND = re.compile(r"[A-Za-z0-9._/ =-]+", re.ASCII)
+
+
+def parse_public_key(text: str) -> str:
+    """`ssh-ed25519 BASE64` of an OpenSSH public key; a comment is dropped, everything else is refused."""
+    if "\n" in text.strip("\n") or "\r" in text:
+        raise ValueError("a public key is one line")
+    words = text.split()
+    if len(words) < 2 or words[0] != KEY_TYPE:
+        raise ValueError(f"only {KEY_TYPE} keys are taken, without options")
+    try:
+        raw = base64.b64decode(words[1], validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("the public key is not base64") from None
+    if raw[:19] != b"\0\0\0\x0bssh-ed25519\0\0\0 " or len(raw) != 51:
+        raise ValueError(f"the public key is not a whole {KEY_TYPE} key")
+    return f"{KEY_TYPE} {base64.b64encode(raw).decode()}"
+
+
+def render_line(
+    command: str, key: str, key_id: str, sources: Sequence[str] = (), until: Optional[str] = None
+) -> str:
+    """One line: `restrict`, the forced command, and where declared the source networks and the last day."""
+    if not _COMMAND.fullmatch(command):
+        raise ValueError("the forced command has a character that would need quoting")
+    if not re.fullmatch(SITE_ID, key_id, re.ASCII):
+        raise ValueError("the key id is not well formed")
+    options = ["restrict"]
+    if sources:
+        options.append('from="' + ",".join(str(ipaddress.ip_network(s)) for s in sources) + '"')
+    if until is not None:
+        if not re.fullmatch(r"20[0-9]{2}-[01][0-9]-[0-3][0-9]", until, re.ASCII):
+            raise ValueError("the last day must be YYYY-MM-DD")
+        options.append(f'expiry-time="{until.replace("-", "")}235959"')
+    options.append(f'command="{command}"')
+    return f"{','.join(options)} {parse_public_key(key)} misrc:{key_id}"

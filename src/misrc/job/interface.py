@@ -1,0 +1,52 @@
+"""The interface of one site as the running code needs it: what both parties know, already checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Mapping, Optional, Tuple
+
+from .arguments import ArgumentRule
+
+REQUIRED = "required"
+OPTIONAL = "optional"
+
+
+@dataclass(frozen=True)
+class ProgramInterface:
+    """One program as both parties name it. Input and output names may be globs; the value says required | optional."""
+
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    arguments: Mapping[str, ArgumentRule] = field(default_factory=dict)
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    title: Mapping[str, str] = field(default_factory=dict)
+    command: Optional[str] = None
+    ports: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How often, and how many seconds apart, one call is tried again while staging, starting and fetching."""
+
+    count: int = 5
+    interval: float = 60.0
+
+
+@dataclass(frozen=True)
+class Interface:
+    """One site. Durations in seconds."""
+
+    id: str
+    method: str
+    programs: Mapping[str, ProgramInterface]
+    address: str = ""
+    port: int = 22
+    user: str = ""
+    host_keys: Tuple[str, ...] = ()
+    proxy_jump: Optional[str] = None
+    socks4: Optional[str] = None
+    retry: Retry = field(default_factory=Retry)
+    give_up_after: float = 72 * 3600.0
+    valid_until: Optional[str] = None
+    contact_site: str = ""
+    contact_mint: str = ""
+    identity: Optional[str] = None

@@ -1,0 +1,97 @@
+"""The manifest: name, size and sha256 of every file. Files count only when their manifest matches what arrived.
+
+A document is one canonical JSON line per file, sorted by name, so that equal sets have equal digests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import BinaryIO, Callable, Iterable, List, Tuple
+
+from .codec import CodecError, decode, dump_json, encode, parse_json
+from .names import NameRefused, check_distinct
+
+MAX_DOCUMENT_BYTES = 64 << 20
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file: relative name, size in bytes, sha256 in lower-case hex."""
+
+    name: str
+    size: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if self.size < 0 or len(self.sha256) != 64 or set(self.sha256) - set("0123456789abcdef"):
+            raise ValueError("a manifest entry needs a size and a sha256")
+
+
+Manifest = Tuple[Entry, ...]
+
+
+def make_manifest(entries: Iterable[Entry]) -> Manifest:
+    """The entries in canonical order."""
+    return tuple(sorted(entries, key=lambda entry: entry.name.encode("utf-8")))
+
+
+def total_bytes(manifest: Manifest) -> int:
+    """Sum of the files' sizes in bytes."""
+    return sum(entry.size for entry in manifest)
+
+
+def render_manifest(manifest: Manifest) -> bytes:
+    """The manifest's document."""
+    return b"".join(dump_json(encode(entry)) + b"\n" for entry in manifest)
+
+
+def digest_manifest(manifest: Manifest) -> str:
+    """sha256 of the manifest's document, in hex."""
+    return hashlib.sha256(render_manifest(manifest)).hexdigest()
+
+
+def parse_manifest(document: bytes, check_name: Callable[[str], None], max_files: int) -> Manifest:
+    """Parse a manifest that somebody else wrote: bounded, names checked, canonical order, no two names alike."""
+    if len(document) > MAX_DOCUMENT_BYTES:
+        raise CodecError("the manifest is too long")
+    if document and not document.endswith(b"\n"):
+        raise CodecError("the manifest is cut")
+    lines = document.split(b"\n")[:-1]
+    if len(lines) > max_files:
+        raise CodecError("the manifest has too many files")
+    entries: List[Entry] = []
+    for line in lines:
+        if len(line) > 8192:
+            raise CodecError("the manifest has a line that is too long")
+        entries.append(decode(Entry, parse_json(line)))
+    return check_manifest(entries, check_name)
+
+
+def check_manifest(entries: Iterable[Entry], check_name: Callable[[str], None]) -> Manifest:
+    """The entries as a manifest, if every name is legal and stands in canonical order."""
+    given = tuple(entries)
+    try:
+        for entry in given:
+            check_name(entry.name)
+        check_distinct(entry.name for entry in given)
+    except NameRefused as error:
+        raise CodecError(f"a file name {error}") from None
+    if given != make_manifest(given):
+        raise CodecError("the manifest is not in order")
+    return given
+
+
+def hash_stream(stream: BinaryIO) -> Tuple[int, str]:
+    """Bytes read to the end, and their sha256."""
+    digest = hashlib.sha256()
+    buffer = bytearray(BLOCK)
+    view = memoryview(buffer)
+    size = 0
+    while True:
+        count = stream.readinto(view)  # type: ignore[attr-defined]
+        if not count:
+            return size, digest.hexdigest()
+        digest.update(view[:count])
+        size += count

@@ -1,0 +1,84 @@
+"""The job spec: what MInt asks a site to do. It selects a program and fills declared arguments, nothing more."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Mapping, Optional, Tuple
+
+from .codec import CodecError, decode, dump_json, encode, parse_json
+from .manifest import Entry, check_manifest, digest_manifest, total_bytes
+from .names import ARGUMENT_NAME, JOB_ID, PROGRAM_NAME, SHA256, SITE_ID, check_input_name
+
+MAX_SPEC_BYTES = 64 << 10
+MAX_INLINE_BYTES = 1 << 20
+
+
+def _require(pattern: str, text: str, what: str) -> None:
+    if not re.fullmatch(pattern, text, re.ASCII):
+        raise ValueError(f"{what} is not well formed")
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """What one job is: the site keeps it word for word, and a signature (where a site asks for one) covers it.
+
+    `files` and `bytes` announce the inputs before a byte moves; `manifest` is the digest of their manifest, where
+    the caller knows it when the job is opened (it is known for all small inputs).
+    """
+
+    job: str
+    site: str
+    program: str
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    files: int = 0
+    bytes: int = 0
+    manifest: Optional[str] = None
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        if self.version != 1:
+            raise ValueError("only version 1 of the job spec is known")
+        _require(JOB_ID, self.job, "job id")
+        _require(SITE_ID, self.site, "site id")
+        _require(PROGRAM_NAME, self.program, "program name")
+        for name in self.arguments:
+            _require(ARGUMENT_NAME, name, "argument name")
+        if self.files < 0 or self.bytes < 0:
+            raise ValueError("files and bytes cannot be negative")
+        if self.manifest is not None:
+            _require(SHA256, self.manifest, "manifest digest")
+
+
+@dataclass(frozen=True)
+class OpenRequest:
+    """What `open` carries on standard input: the spec, the wish to start, and small inputs that follow as bytes."""
+
+    spec: JobSpec
+    start: bool = False
+    dry_run: bool = False
+    inline: Optional[Tuple[Entry, ...]] = None
+
+    def __post_init__(self) -> None:
+        if self.inline is None:
+            if self.start and self.spec.files:
+                raise ValueError("a start needs the inputs in the same request")
+            return
+        check_manifest(self.inline, check_input_name)
+        if total_bytes(self.inline) > MAX_INLINE_BYTES:
+            raise ValueError("too many bytes to come along; use put")
+        announced = (len(self.inline), total_bytes(self.inline), digest_manifest(self.inline))
+        if announced != (self.spec.files, self.spec.bytes, self.spec.manifest):
+            raise ValueError("the inputs are not those that the spec announces")
+
+
+def parse_open(line: bytes) -> OpenRequest:
+    """The first line of `open`'s standard input."""
+    if len(line) > MAX_SPEC_BYTES:
+        raise CodecError("the job spec is longer than 64 KiB")
+    return decode(OpenRequest, parse_json(line))
+
+
+def render_open(request: OpenRequest) -> bytes:
+    """The line that `parse_open` reads, with its line end."""
+    return dump_json(encode(request)) + b"\n"

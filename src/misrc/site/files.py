@@ -1,0 +1,156 @@
+"""Files and records at the site: by directory descriptor, without following links, durable before they count."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+from typing import Callable, Iterator, List, Optional, Tuple
+
+from ..job.codec import dump_json, encode, parse_json
+from ..job.faults import reach
+
+PRIVATE_FILE = 0o600
+PRIVATE_FOLDER = 0o700
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+class NotRegular(OSError):
+    """A link, pipe, socket, device or a file with a second name where a plain file was needed."""
+
+
+def write_record(folder: int, name: str, data: bytes) -> None:
+    """Replace the file `name` in the open folder atomically and durably: temporary file, fsync, rename, fsync."""
+    reach(f"record.{name}.before")
+    temporary = f".{name}.{os.getpid()}"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary, dir_fd=folder)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, PRIVATE_FILE, dir_fd=folder)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        reach(f"record.{name}.written")
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+        raise
+    os.fsync(folder)
+    reach(f"record.{name}.after")
+
+
+def write_json(folder: int, name: str, value: object) -> None:
+    """`write_record` of a dataclass or plain value as canonical JSON."""
+    write_record(folder, name, dump_json(encode(value)) + b"\n")
+
+
+def open_regular(folder: int, name: str, single: bool = False) -> int:
+    """Open a plain file below the open folder for reading, or raise NotRegular; `single` refuses a second name."""
+    descriptor = os.open(name, READ, dir_fd=folder)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or (single and status.st_nlink != 1):
+        os.close(descriptor)
+        raise NotRegular(name)
+    return descriptor
+
+
+def read_record(folder: int, name: str, limit: int = 1 << 20) -> Optional[bytes]:
+    """A record's bytes, or None where it does not exist."""
+    try:
+        descriptor = open_regular(folder, name)
+    except FileNotFoundError:
+        return None
+    with open(descriptor, "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"{name} is longer than it can be")
+    return data
+
+
+def read_json(folder: int, name: str) -> object:
+    """A record parsed, or None where it does not exist."""
+    data = read_record(folder, name)
+    return None if data is None else parse_json(data)
+
+
+def exists(folder: int, name: str) -> bool:
+    """Whether a name exists in the open folder (links are not followed)."""
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def open_folder(path: str, folder: Optional[int] = None) -> int:
+    """Open a folder itself, never one behind a link."""
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+
+
+@contextlib.contextmanager
+def opened(descriptor: int) -> Iterator[int]:
+    """Close a descriptor at the end of a block."""
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def try_lock(folder: int, name: str, wait: bool = False) -> Optional[int]:
+    """Take an exclusive lock that dies with its holders; None where somebody else has it."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(name, flags, PRIVATE_FILE, dir_fd=folder)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+@contextlib.contextmanager
+def locked(folder: int, name: str) -> Iterator[None]:
+    """Hold an exclusive lock for a block."""
+    descriptor = try_lock(folder, name, wait=True)
+    assert descriptor is not None
+    with opened(descriptor):
+        yield
+
+
+def walk(folder: int, visit: Callable[[str, int, str, os.stat_result], None], prefix: str = "", depth: int = 0) -> None:
+    """Call `visit(path, parent descriptor, name, status)` for everything but folders below the open folder."""
+    if depth > 64:
+        return
+    for name in _list_names(folder):
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISDIR(status.st_mode):
+            with opened(open_folder(name, folder)) as inner:
+                walk(inner, visit, f"{prefix}{name}/", depth + 1)
+        else:
+            visit(prefix + name, folder, name, status)
+
+
+def _list_names(folder: int) -> List[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries)
+
+
+def measure(folder: int) -> Tuple[int, int]:
+    """Number and total bytes of the files directly in the open folder."""
+    files = size = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                size += entry.stat(follow_symlinks=False).st_size
+                files += 1
+    return files, size
+
+
+def free_bytes(path: str) -> int:
+    """Bytes that an unprivileged user may still write where `path` lies."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize

@@ -1,0 +1,79 @@
+"""Where an installation keeps its things, and whether they are fit to be used.
+
+A user install follows the XDG folders of the account; `--prefix DIR` puts everything below one folder instead.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from dataclasses import dataclass
+from typing import Optional
+
+from ..job.codec import CodecError
+from ..job.policy import Policy, parse_policy
+from ..wire.refusals import Denied, Refusal
+from .files import open_folder, open_regular, opened
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folders of one installation, as absolute paths."""
+
+    config: str
+    state: str
+    share: str
+
+    @classmethod
+    def locate(cls, prefix: Optional[str] = None) -> Home:
+        """The account's installation, or the one below `prefix`. The environment has no say in it."""
+        if prefix is not None:
+            return cls(f"{prefix}/config", f"{prefix}/state", f"{prefix}/share")
+        base = pwd.getpwuid(os.getuid()).pw_dir
+        return cls(f"{base}/.config/misrc", f"{base}/.local/state/misrc", f"{base}/.local/share/misrc")
+
+    @property
+    def policy(self) -> str:
+        """The policy file."""
+        return f"{self.config}/policy.json"
+
+    @property
+    def key(self) -> str:
+        """The private key that signs receipts."""
+        return f"{self.config}/site_key"
+
+    @property
+    def code(self) -> str:
+        """The unpacked program that the forced command runs."""
+        return f"{self.share}/current"
+
+
+def read_policy(home: Home) -> Policy:
+    """The policy, or Denied(CONFIG): a site whose own rules cannot be trusted serves nobody."""
+    try:
+        with opened(open_folder(home.config)) as folder:
+            _require_private(os.fstat(folder), "the configuration folder")
+            descriptor = open_regular(folder, "policy.json", single=True)
+        with open(descriptor, "rb") as file:
+            _require_private(os.fstat(descriptor), "the policy")
+            return parse_policy(file.read((1 << 20) + 1))
+    except (OSError, CodecError, ValueError) as error:
+        raise Denied(Refusal.CONFIG, f"policy: {error}") from None
+
+
+def open_work_root(policy: Policy) -> int:
+    """The work root as an open folder, or Denied(CONFIG) where it is not this account's own private folder."""
+    try:
+        folder = open_folder(policy.work_root)
+        _require_private(os.fstat(folder), "the work root")
+        return folder
+    except (OSError, ValueError) as error:
+        raise Denied(Refusal.CONFIG, f"work root: {error}") from None
+
+
+def _require_private(status: os.stat_result, what: str) -> None:
+    if status.st_uid != os.getuid():
+        raise ValueError(f"{what} belongs to another account")
+    if stat.S_IMODE(status.st_mode) & 0o022:
+        raise ValueError(f"{what} can be written by others")

@@ -1,0 +1,173 @@
+"""Install without root: shows what it will do, then does it so that doing it again changes nothing more.
+
+What a user install cannot promise: it protects the site from MInt, not from the account's own owner.
+"""
+
+from __future__ import annotations
+
+import compileall
+import contextlib
+import hashlib
+import os
+import py_compile
+import re
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from typing import Dict, List, Optional
+
+from ..job.authorized_keys import render_line
+from ..job.codec import CodecError, dump_json
+from ..job.names import SITE_ID
+from ..job.policy import Policy, parse_policy
+from ..wire.refusals import Denied
+from .files import open_folder, opened, write_record
+from .home import Home
+from .ledger import Ledger, create_ledger
+from .transfer import rsync_version
+
+
+class InstallError(Exception):
+    """Why the installation cannot be done; nothing was changed."""
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What will be installed where."""
+
+    home: Home
+    prefix: Optional[str]
+    site: str
+    policy: Policy
+    policy_bytes: bytes
+    authorized_keys: str
+    sources: Dict[str, bytes]
+
+    @classmethod
+    def plan(
+        cls, home: Home, prefix: Optional[str], site: str, policy_file: str, authorized_keys: Optional[str]
+    ) -> Installation:
+        """Check everything that can be checked before anything changes."""
+        if os.getuid() == 0:
+            raise InstallError("a user install never runs as root: use the account that MInt will log in to")
+        if not re.fullmatch(SITE_ID, site):
+            raise InstallError("the site id must be lower-case letters, digits and '-', at most 32")
+        try:
+            with open(policy_file, "rb") as file:
+                data = file.read((1 << 20) + 1)
+            policy = parse_policy(data)
+        except (OSError, CodecError, ValueError) as error:
+            raise InstallError(f"{policy_file}: {error}") from None
+        try:
+            rsync_version()
+        except Denied as denied:
+            raise InstallError(f"{denied.note}; MInt's files travel by rsync, so install a newer one") from None
+        keys = authorized_keys or os.path.expanduser("~/.ssh/authorized_keys")
+        return cls(home, prefix, site, policy, data, os.path.abspath(keys), read_sources())
+
+    @property
+    def digest(self) -> str:
+        """sha256 over all source files of the program."""
+        return digest_sources(self.sources)
+
+    def key_lines(self) -> List[str]:
+        """The lines for authorized_keys."""
+        lines = []
+        for number, key in enumerate(self.policy.job_keys, 1):
+            where = f" --prefix {self.prefix}" if self.prefix else ""
+            command = f"{sys.executable} -I -S {self.home.code}{where} gate {self.site} key-{number}"
+            try:
+                lines.append(render_line(command, key.key, f"key-{number}", key.from_, key.until))
+            except ValueError as error:
+                raise InstallError(f"job_keys[{number - 1}]: {error}") from None
+        return lines
+
+    def describe(self) -> str:
+        """What `apply` will do, for a person to read."""
+        programs = "\n".join(f"    {name}: {rule.path}" for name, rule in sorted(self.policy.programs.items()))
+        keys = "\n".join(f"    {line}" for line in self.key_lines())
+        return (
+            f"misrc gate for site '{self.site}', account uid {os.getuid()}\n"
+            f"  program   {self.home.code} (sources sha256 {self.digest})\n"
+            f"  policy    {self.home.policy}\n"
+            f"  ledger    {self.home.state}/ledger.jsonl\n"
+            f"  jobs      {self.policy.work_root}\n"
+            f"  MInt may run only:\n{programs}\n"
+            f"  lines in  {self.authorized_keys}:\n{keys}\n"
+            "  A user install protects the site from MInt, not from this account's own user."
+        )
+
+    def apply(self) -> None:
+        """Carry it out."""
+        os.umask(0o077)
+        for folder in (self.home.config, self.home.state, self.home.share, self.policy.work_root):
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+        self._unpack()
+        self._make_key()
+        create_ledger(self.home.state)
+        with opened(open_folder(self.home.config)) as folder:
+            write_record(folder, "policy.json", self.policy_bytes)
+            write_record(folder, "installed.json", dump_json({"code": self.digest, "site": self.site}) + b"\n")
+        ledger = Ledger(self.home.state, site=self.site, key="-", peer="local")
+        policy_hash = hashlib.sha256(self.policy_bytes).hexdigest()
+        ledger.append("install", code=self.digest, policy=policy_hash, uid=os.getuid())
+        self._write_keys()
+
+    def _unpack(self) -> None:
+        """The sources as plain files, compiled by this site's own Python: a gate must start in milliseconds."""
+        target = f"{self.home.share}/code-{self.digest[:16]}"
+        for name, data in self.sources.items():
+            path = f"{target}/{name}"
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            with open(path, "wb") as file:
+                file.write(data)
+        compileall.compile_dir(target, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH)
+        temporary = f"{self.home.code}.new"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        os.symlink(os.path.basename(target), temporary)
+        os.replace(temporary, self.home.code)
+
+    def _make_key(self) -> None:
+        if os.path.exists(self.home.key):
+            return
+        subprocess.run(  # noqa: S603 - our own argv, no shell
+            ["/usr/bin/ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"misrc-site:{self.site}", "-f", self.home.key],
+            stdin=subprocess.DEVNULL, check=True,
+        )
+
+    def _write_keys(self) -> None:
+        """Our lines replace our earlier ones; lines of others stay as they are."""
+        folder = os.path.dirname(self.authorized_keys)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        kept: List[str] = []
+        with contextlib.suppress(FileNotFoundError), open(self.authorized_keys, encoding="utf-8") as file:
+            kept = [line.rstrip("\n") for line in file if f" {self.home.code} " not in line]
+        text = "".join(line + "\n" for line in [*kept, *self.key_lines()])
+        with opened(os.open(folder, os.O_RDONLY | os.O_DIRECTORY)) as descriptor:
+            write_record(descriptor, os.path.basename(self.authorized_keys), text.encode())
+
+
+def digest_sources(sources: Dict[str, bytes]) -> str:
+    """One sha256 over names and contents, independent of how they are packed."""
+    digest = hashlib.sha256()
+    for name in sorted(sources):
+        digest.update(name.encode() + b"\0" + hashlib.sha256(sources[name]).digest())
+    return digest.hexdigest()
+
+
+def read_sources() -> Dict[str, bytes]:
+    """Our own source files: out of the zipapp that is running, or out of the folder it was unpacked to."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    if os.path.isfile(root):
+        with zipfile.ZipFile(root) as archive:
+            return {name: archive.read(name) for name in archive.namelist() if name.endswith(".py")}
+    found: Dict[str, bytes] = {}
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = os.path.join(folder, name)
+            if name.endswith(".py"):
+                with open(path, "rb") as file:
+                    found[os.path.relpath(path, root)] = file.read()
+    return found

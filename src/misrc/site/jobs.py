@@ -1,0 +1,168 @@
+"""Job directories: one folder per job, one record, one lock. Every change of state goes through `advance`.
+
+    <work root>/<job id>/  in/  work/  return/  log/     inputs, the program's folder, what may leave, its output
+                           job.json  spec.json           the record, and what MInt asked for, word for word
+                           inputs.jsonl                  the inputs' manifest, once it has been checked
+                           started  exit.json            taken right before the program starts; how it ended
+                           manifest.jsonl  receipt.*     what may leave, and the site's signed word on it
+    <work root>/.gone/<job id>                           a deleted job's id is never used again
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+from dataclasses import dataclass
+from typing import Any, Iterator, List, Optional, Tuple
+
+from ..job.codec import decode, dump_json, encode, parse_json
+from ..job.names import is_job_id
+from ..job.spec import JobSpec
+from ..job.states import JobState, Outcome, check_transition
+from ..wire.refusals import Denied, Refusal
+from . import files
+
+FOLDERS = ("in", "work", "return", "log")
+GONE = ".gone"
+CONTROL = "control"
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """What is known of a job. Times are UTC seconds; `history` is every state with its time."""
+
+    job: str
+    state: JobState
+    since: float
+    outcome: Optional[Outcome] = None
+    reason: str = ""
+    exit_status: Optional[int] = None
+    started: Optional[float] = None
+    program: Optional[str] = None
+    history: Tuple[Tuple[str, ...], ...] = ()
+
+
+class JobFolder:
+    """One job's folder, held by descriptor so that a swapped path leads nowhere."""
+
+    def __init__(self, root: int, work_root: str, job: str) -> None:
+        self.job = job
+        self.path = f"{work_root}/{job}"
+        self.root = root
+        self.folder = files.open_folder(job, root)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self.folder)
+
+    def read(self) -> JobRecord:
+        """The record as it is now."""
+        data = files.read_record(self.folder, "job.json")
+        if data is None:
+            raise Denied(Refusal.UNKNOWN_JOB)
+        return decode(JobRecord, parse_json(data))
+
+    def spec(self) -> JobSpec:
+        """What MInt asked for."""
+        return decode(JobSpec, files.read_json(self.folder, "spec.json"))
+
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the job's lock for a block: one writer decides a job's state."""
+        return files.locked(self.folder, "lock")
+
+    def advance(self, *states: JobState, **changes: Any) -> JobRecord:
+        """Go through `states` in one durable write (under the job's lock); the table decides what is possible."""
+        record = self.read()
+        now = time.time()
+        state, history = record.state, list(record.history)
+        for new in states:
+            check_transition(state, new)
+            state = new
+            history.append((new.value, f"{now:.3f}"))
+        record = dataclasses.replace(record, state=state, since=now, history=tuple(history), **changes)
+        files.write_json(self.folder, "job.json", record)
+        return record
+
+    def sub(self, name: str) -> int:
+        """One of the job's folders, open; the caller closes it."""
+        return files.open_folder(name, self.folder)
+
+
+def create_job(root: int, work_root: str, spec: JobSpec, inline: "List[Tuple[str, bytes]]") -> JobFolder:
+    """Make a job's folder whole or not at all: it is filled under another name and then renamed."""
+    temporary = f".new-{spec.job}-{os.getpid()}"
+    _remove(work_root, temporary)
+    os.mkdir(temporary, files.PRIVATE_FOLDER, dir_fd=root)
+    try:
+        with files.opened(files.open_folder(temporary, root)) as folder:
+            for name in FOLDERS:
+                os.mkdir(name, files.PRIVATE_FOLDER, dir_fd=folder)
+            os.mkfifo(CONTROL, files.PRIVATE_FILE, dir_fd=folder)
+            _write_inline(folder, inline)
+            files.write_record(folder, "spec.json", dump_json(encode(spec)) + b"\n")
+            now = time.time()
+            history = ((JobState.CREATED.value, f"{now:.3f}"),)
+            files.write_json(folder, "job.json", JobRecord(spec.job, JobState.CREATED, now, history=history))
+        os.rename(temporary, spec.job, src_dir_fd=root, dst_dir_fd=root)
+        os.fsync(root)
+    except OSError:
+        _remove(work_root, temporary)
+        raise
+    return JobFolder(root, work_root, spec.job)
+
+
+def _write_inline(folder: int, inline: "List[Tuple[str, bytes]]") -> None:
+    with files.opened(files.open_folder("in", folder)) as inputs:
+        for name, data in inline:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(os.open(name, flags, files.PRIVATE_FILE, dir_fd=inputs), "wb") as file:
+                file.write(data)
+
+
+def find_job(root: int, work_root: str, job: str) -> JobFolder:
+    """The job's folder; Denied(GONE) after its deletion, Denied(UNKNOWN_JOB) where it never was."""
+    try:
+        return JobFolder(root, work_root, job)
+    except FileNotFoundError:
+        raise Denied(Refusal.GONE if is_gone(root, job) else Refusal.UNKNOWN_JOB) from None
+
+
+def is_gone(root: int, job: str) -> bool:
+    """Whether the job was deleted here."""
+    return files.exists(root, f"{GONE}/{job}")
+
+
+def list_jobs(root: int) -> List[str]:
+    """The ids of all jobs that have a folder."""
+    return sorted(name for name in os.listdir(root) if is_job_id(name))
+
+
+def read_jobs(root: int, work_root: str) -> Iterator[Tuple[JobFolder, JobRecord]]:
+    """Every job that can be read, with its record; the folder is open only inside the loop."""
+    for job in list_jobs(root):
+        with contextlib.suppress(OSError, ValueError, Denied):
+            folder = JobFolder(root, work_root, job)
+            try:
+                yield folder, folder.read()
+            finally:
+                folder.close()
+
+
+def delete_job(root: int, work_root: str, job: str) -> None:
+    """Leave a tombstone, then remove the folder (by descriptor: nothing outside it can be reached)."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(GONE, files.PRIVATE_FOLDER, dir_fd=root)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(f"{GONE}/{job}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, files.PRIVATE_FILE, dir_fd=root))
+    os.fsync(root)
+    _remove(work_root, job)
+
+
+def _remove(work_root: str, name: str) -> None:
+    import shutil  # heavy to import, and most verbs never delete
+
+    assert shutil.rmtree.avoids_symlink_attacks
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(f"{work_root}/{name}")

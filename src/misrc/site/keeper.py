@@ -1,0 +1,128 @@
+"""The keeper: the program's parent. It streams output to files, notes how the program ended, and does nothing else.
+
+The supervisor may be killed while the keeper goes on, and the other way round: each alone can still see the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import time
+from typing import Dict, Optional, Tuple
+
+from ..job.codec import parse_json
+from ..job.faults import reach
+from . import files
+
+EXIT = "exit.json"
+LOGS = ("stdout", "stderr")
+COMBINED = "remote_program_exec.log"
+TRUNCATED = b"\n[misrc: the output was longer than this site keeps; the rest is not here]\n"
+# How long output may still come after the program's end, from helpers that it left behind.
+DRAIN_SECONDS = 1.0
+
+
+class ProgramEnd:
+    """How the program ended: an exit status (negative: the signal), or the error that kept it from starting."""
+
+    def __init__(self, status: Optional[int], error: str = "") -> None:
+        self.status = status
+        self.error = error
+
+
+class LogWriter:
+    """One log file with a cap."""
+
+    def __init__(self, folder: int, name: str, cap: int) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._descriptor = os.open(name, flags, files.PRIVATE_FILE, dir_fd=folder)
+        self._left = cap - os.fstat(self._descriptor).st_size
+
+    def write(self, data: bytes) -> None:
+        """Append, up to the cap; a full disk costs output, not the job."""
+        if self._left <= 0:
+            return
+        data = data[: self._left]
+        self._left -= len(data)
+        with contextlib.suppress(OSError):
+            os.write(self._descriptor, data)
+            if self._left <= 0:
+                os.write(self._descriptor, TRUNCATED)
+
+
+def attend(job_folder: int, pid: int, streams: Tuple[int, int], log_bytes: int) -> int:
+    """Stream the program's output to the job's logs until child `pid` has ended; its exit status."""
+    with files.opened(files.open_folder("log", job_folder)) as logs:
+        combined = LogWriter(logs, COMBINED, log_bytes)
+        writers: Dict[int, LogWriter] = {
+            stream: LogWriter(logs, name, log_bytes) for stream, name in zip(streams, LOGS)
+        }
+        poller = select.poll()
+        for stream in streams:
+            os.set_blocking(stream, False)
+            poller.register(stream, select.POLLIN)
+        watched = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
+        if watched >= 0:
+            poller.register(watched, select.POLLIN)
+        try:
+            return _pump(poller, writers, combined, pid)
+        finally:
+            if watched >= 0:
+                os.close(watched)
+
+
+def _pump(poller: "select.poll", writers: Dict[int, LogWriter], combined: LogWriter, pid: int) -> int:
+    open_streams = set(writers)
+    status: Optional[int] = None
+    deadline = 0.0
+    while status is None or (open_streams and time.monotonic() < deadline):
+        for descriptor, _ in poller.poll(1000 if status is None else 50):
+            if descriptor in open_streams and not _move(descriptor, writers[descriptor], combined):
+                poller.unregister(descriptor)
+                open_streams.discard(descriptor)
+        if status is None:
+            status = _reap(pid)
+            deadline = time.monotonic() + DRAIN_SECONDS
+    return status
+
+
+def _move(stream: int, writer: LogWriter, combined: LogWriter) -> bool:
+    try:
+        data = os.read(stream, 1 << 16)
+    except BlockingIOError:
+        return True
+    writer.write(data)
+    combined.write(data)
+    return bool(data)
+
+
+def _reap(pid: int) -> Optional[int]:
+    """The exit status of `pid` if it has ended; orphans that came to us are reaped on the way."""
+    found: Optional[int] = None
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            child, status = os.waitpid(-1, os.WNOHANG)
+            if child == 0:
+                break
+            if child == pid:
+                found = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    return found
+
+
+def write_end(job_folder: int, end: ProgramEnd) -> None:
+    """Note the end, once: the first word stands."""
+    if not files.exists(job_folder, EXIT):
+        reach("keeper.exit")
+        files.write_json(job_folder, EXIT, {"status": end.status, "error": end.error})
+
+
+def read_end(job_folder: int) -> Optional[ProgramEnd]:
+    """The noted end, if there is one."""
+    data = files.read_record(job_folder, EXIT)
+    if data is None:
+        return None
+    plain = parse_json(data)
+    return ProgramEnd(plain.get("status"), str(plain.get("error", "")))
+
+

@@ -1,0 +1,105 @@
+"""The ledger file at the site. Where it cannot be written, nothing new starts and nothing leaves.
+
+`cancel` and `close` must still work on a full disk: they may use up a reserve that was allocated at install.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from typing import Any, BinaryIO, Iterator, Optional
+
+from ..job.faults import reach
+from ..job.ledger import GENESIS, MAX_LINE_BYTES, Checkpoint, hash_line, parse_record, render_record
+from ..wire.refusals import Denied, Refusal
+from .files import locked, open_folder, opened
+from .kernel import boot_id
+
+FILE = "ledger.jsonl"
+RESERVE = "ledger.reserve"
+RESERVE_BYTES = 256 << 10
+
+
+class Ledger:
+    """The append-only file in `folder`; every append is on disk before it returns."""
+
+    def __init__(self, folder: str, **actor: Any) -> None:
+        self._folder = folder
+        self._actor = actor
+        self.checkpoint: Optional[Checkpoint] = None
+
+    def append(self, event: str, essential: bool = False, **fields: Any) -> Checkpoint:
+        """Add one record; raises Denied(LEDGER) where that is not possible. `essential` may use the reserve."""
+        reach(f"ledger.{event}.before")
+        try:
+            with opened(open_folder(self._folder)) as folder, locked(folder, "ledger.lock"):
+                try:
+                    self.checkpoint = self._append(folder, event, fields)
+                except OSError as error:
+                    if not essential or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                        raise
+                    os.truncate(f"{self._folder}/{RESERVE}", 0)
+                    self.checkpoint = self._append(folder, event, fields)
+        except (OSError, ValueError) as error:
+            raise Denied(Refusal.LEDGER, f"ledger: {error}") from None
+        reach(f"ledger.{event}.after")
+        return self.checkpoint
+
+    def _append(self, folder: int, event: str, fields: "dict[str, Any]") -> Checkpoint:
+        flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(FILE, flags, dir_fd=folder), "r+b", buffering=0) as file:
+            last = _mend_tail(file, folder)
+            record = {
+                **self._actor, **fields, "event": event,
+                "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "boot": boot_id(), "uptime": int(time.clock_gettime(time.CLOCK_BOOTTIME) * 1000),
+            }
+            line, checkpoint = render_record(last, record)
+            size = os.fstat(file.fileno()).st_size
+            try:
+                if file.write(line + b"\n") != len(line) + 1:
+                    raise OSError(errno.ENOSPC, "the ledger took only a part of a line")
+                os.fdatasync(file.fileno())
+            except OSError:
+                os.ftruncate(file.fileno(), size)
+                raise
+            return checkpoint
+
+
+def _mend_tail(file: Any, folder: int) -> Checkpoint:
+    """The last whole line's checkpoint; a torn last line (a crash while writing) is set aside first."""
+    size = os.fstat(file.fileno()).st_size
+    start = max(0, size - MAX_LINE_BYTES - 2)
+    tail = os.pread(file.fileno(), size - start, start)
+    if tail and not tail.endswith(b"\n"):
+        whole = tail.rfind(b"\n") + 1
+        with open(os.open("ledger.torn", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600, dir_fd=folder), "ab") as torn:
+            torn.write(tail[whole:] + b"\n")
+        os.ftruncate(file.fileno(), start + whole)
+        tail = tail[:whole]
+    if not tail:
+        return Checkpoint(-1, GENESIS)
+    line = tail[:-1].rpartition(b"\n")[2]
+    return Checkpoint(parse_record(line)["seq"], hash_line(line))
+
+
+def create_ledger(folder: str) -> None:
+    """Make the empty ledger and its reserve, unless they are there."""
+    for name, size in ((FILE, 0), (RESERVE, RESERVE_BYTES)):
+        with open(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600), "wb") as file:
+            if os.fstat(file.fileno()).st_size == 0 and size:
+                file.write(b"\0" * size)
+
+
+def read_lines(folder: str) -> Iterator[bytes]:
+    """The ledger's raw lines."""
+    stream: BinaryIO
+    with open(f"{folder}/{FILE}", "rb") as stream:
+        while True:
+            line = stream.readline(MAX_LINE_BYTES + 2)
+            if not line:
+                return
+            yield line
+
+

@@ -1,0 +1,23 @@
+"""The commands of `misrc-site.pyz`: the gate for MInt, the rest for the people of the site."""
+
+from __future__ import annotations
+
+import sys
+from typing import List, Optional
+
+from .home import Home
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Run one command; the gate is looked at first, so that it loads nothing that it does not need."""
+    words = sys.argv[1:] if arguments is None else arguments
+    prefix = None
+    if words[:1] == ["--prefix"] and len(words) > 1:
+        prefix, words = words[1], words[2:]
+    if words[:1] == ["gate"]:
+        from .gate import main as serve
+
+        return serve(words[1:], Home.locate(prefix))
+    from .desk import main as serve_people
+
+    return serve_people(words, prefix)

@@ -1,0 +1,238 @@
+"""What may leave: assembled once the program has ended, by the policy's patterns, and attested by a signed receipt."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import stat
+import subprocess
+import time
+from typing import BinaryIO, List, Optional, Tuple
+
+from .. import __version__
+from ..job.faults import reach
+from ..job.manifest import Entry, Manifest, digest_manifest, hash_stream, make_manifest, render_manifest, total_bytes
+from ..job.names import NameRefused, NameSet, check_distinct, check_result_name
+from ..job.policy import Policy, ProgramRule
+from ..job.receipt import NAMESPACE, Receipt, render_receipt, salted_hash
+from ..job.states import JobState, Outcome
+from . import files, keeper, workspace
+from .jobs import JobFolder
+from .ledger import Ledger
+
+MANIFEST = "manifest.jsonl"
+RECEIPT = "receipt.json"
+SIGNATURE = "receipt.sig"
+TAIL_BYTES = 64 << 10
+WITHHELD = b"withheld by the site\n"
+_RECORDED = 100
+
+
+def judge(end: Optional[keeper.ProgramEnd], rule: ProgramRule) -> Tuple[Outcome, str]:
+    """The outcome that the program's own end stands for."""
+    if end is None or end.error:
+        return Outcome.FAILED, end.error if end else "the program's end is not known"
+    if end.status == 0:
+        return Outcome.SUCCEEDED, ""
+    if end.status is not None and end.status < 0:
+        return Outcome.FAILED, f"the program was ended by signal {-end.status}"
+    return Outcome.FAILED, f"the program ended with exit status {end.status}"
+
+
+class Releaser:
+    """Assembles, attests and records what a job may return."""
+
+    def __init__(self, site: str, policy: Policy, key: str, ledger: Ledger) -> None:
+        self._site = site
+        self._policy = policy
+        self._key = key
+        self._ledger = ledger
+
+    def finish(
+        self, job: JobFolder, rule: ProgramRule, end: Optional[keeper.ProgramEnd], outcome: Outcome, reason: str,
+        nothing_leaves: bool = False,
+    ) -> None:
+        """Bring a job whose program will not run any more to its end; doing it again changes nothing."""
+        if nothing_leaves:
+            rule = dataclasses.replace(rule, returns=(), logs="none")
+        manifest, outcome, reason = self._assemble(job, rule, outcome, reason)
+        if rule.hold and outcome is Outcome.SUCCEEDED and not files.exists(job.folder, "released"):
+            with job.lock():
+                if job.read().state is JobState.RUNNING:
+                    job.advance(JobState.HELD)
+            return
+        status = end.status if end else None
+        self._attest(job, manifest, status, outcome, reason)
+        self._ledger.append(
+            "end", essential=True, job=job.job, outcome=outcome.value, reason=reason, exit_status=status,
+            files=len(manifest), bytes=total_bytes(manifest), manifest=digest_manifest(manifest),
+        )
+        with job.lock():
+            if not job.read().state.final:
+                job.advance(JobState.ENDED, outcome=outcome, reason=reason, exit_status=status)
+
+    def _assemble(
+        self, job: JobFolder, rule: ProgramRule, outcome: Outcome, reason: str
+    ) -> Tuple[Manifest, Outcome, str]:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir("return", files.PRIVATE_FOLDER, dir_fd=job.folder)
+        withheld = Selection(job, rule).move()
+        reach("release.moved")
+        _write_log(job, rule)
+        manifest = _measure(job, rule)
+        if withheld:
+            self._ledger.append(
+                "withhold", essential=True, job=job.job, count=len(withheld), names=sorted(withheld)[:_RECORDED]
+            )
+        names = {entry.name for entry in manifest}
+        missing = [name for name in rule.requires if name not in names]
+        if outcome is Outcome.SUCCEEDED and missing:
+            outcome, reason = Outcome.FAILED, "the program did not make all its results"
+        if len(manifest) > self._policy.limits.files:
+            outcome, reason = Outcome.FAILED, "the program made more files than the site lets leave"
+        return manifest, outcome, reason
+
+    def _attest(
+        self, job: JobFolder, manifest: Manifest, status: Optional[int], outcome: Outcome, reason: str
+    ) -> None:
+        record = job.read()
+        document = files.read_record(job.folder, "spec.json") or b""
+        receipt = Receipt(
+            site=self._site, job=job.job, spec=_sha256(document), inputs=digest_manifest(workspace.read_inputs(job)),
+            program=salted_hash(job.job, record.program or ""),
+            outputs=digest_manifest(manifest), files=len(manifest), bytes=total_bytes(manifest),
+            started=_format_time(record.started), ended=_format_time(time.time()) or "",
+            exit_status=status, outcome=outcome, reason=reason, misrc=__version__,
+        )
+        text = render_receipt(receipt)
+        files.write_record(job.folder, MANIFEST, render_manifest(manifest))
+        files.write_record(job.folder, RECEIPT, text)
+        files.write_record(job.folder, SIGNATURE, sign(self._key, text))
+
+
+class Selection:
+    """Which of the program's files the policy lets leave."""
+
+    def __init__(self, job: JobFolder, rule: ProgramRule) -> None:
+        self._job = job
+        self._returns = NameSet(rule.returns)
+        self._withhold = NameSet(rule.withhold)
+        self._inputs = {entry.name: entry for entry in workspace.read_inputs(job)}
+        self._withheld: List[str] = []
+
+    def allows(self, name: str, status: os.stat_result) -> bool:
+        """Plain files with one name, named by `returns` and not by `withhold`, with a name that can travel."""
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            return False
+        if name not in self._returns or name in self._withhold or name == keeper.COMBINED:
+            return False
+        try:
+            check_result_name(name)
+        except NameRefused:
+            return False
+        return True
+
+    def move(self) -> List[str]:
+        """Move what may leave from `work/` to `return/`; the names of what stays although the program made it."""
+        with files.opened(self._job.sub("return")) as target, files.opened(self._job.sub("work")) as source:
+            files.walk(source, lambda path, parent, name, status: self._consider(target, path, parent, name, status))
+        return self._withheld
+
+    def _consider(self, target: int, path: str, parent: int, name: str, status: os.stat_result) -> None:
+        if path in self._inputs and self._is_unchanged(parent, name, path):
+            return
+        if not self.allows(path, status):
+            self._withheld.append(path)
+            return
+        folders = path.split("/")[:-1]
+        for depth in range(len(folders)):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir("/".join(folders[: depth + 1]), files.PRIVATE_FOLDER, dir_fd=target)
+        os.rename(name, path, src_dir_fd=parent, dst_dir_fd=target)
+
+    def _is_unchanged(self, parent: int, name: str, path: str) -> bool:
+        entry = self._inputs[path]
+        try:
+            with open(files.open_regular(parent, name), "rb") as file:
+                return hash_stream(file) == (entry.size, entry.sha256)
+        except OSError:
+            return False
+
+
+def _measure(job: JobFolder, rule: ProgramRule) -> Manifest:
+    """The manifest of `return/`; whatever the policy does not name there is removed first."""
+    selection = Selection(job, rule)
+    entries: List[Entry] = []
+
+    def visit(path: str, parent: int, name: str, status: os.stat_result) -> None:
+        if path != keeper.COMBINED and not selection.allows(path, status):
+            os.unlink(name, dir_fd=parent)
+            return
+        with open(files.open_regular(parent, name, single=True), "rb") as file:
+            os.fchmod(file.fileno(), files.PRIVATE_FILE)
+            entries.append(Entry(path, *hash_stream(file)))
+
+    with files.opened(job.sub("return")) as folder:
+        files.walk(folder, visit)
+    return _without_collisions(make_manifest(entries))
+
+
+def _without_collisions(manifest: Manifest) -> Manifest:
+    """Names that a receiver's file system would fold together cannot travel: better an error than a lost file."""
+    try:
+        check_distinct(entry.name for entry in manifest)
+    except NameRefused as error:
+        raise OSError(0, f"among the results, {error}") from None
+    return manifest
+
+
+def _write_log(job: JobFolder, rule: ProgramRule) -> None:
+    """As much of the program's output as the policy lets leave."""
+    with files.opened(job.sub("log")) as logs, files.opened(job.sub("return")) as target:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(keeper.COMBINED, dir_fd=target)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(keeper.COMBINED, flags, files.PRIVATE_FILE, dir_fd=target), "wb") as writer:
+            if rule.logs == "none":
+                writer.write(WITHHELD)
+                return
+            try:
+                descriptor = files.open_regular(logs, keeper.COMBINED)
+            except OSError:
+                return
+            with open(descriptor, "rb") as reader:
+                skip = os.fstat(descriptor).st_size - TAIL_BYTES if rule.logs == "tail" else 0
+                if skip > 0:
+                    reader.seek(skip)
+                    reader.readline()
+                    writer.write(b"[the first part was withheld by the site]\n")
+                _copy_stream(reader, writer)
+
+
+def _copy_stream(reader: BinaryIO, writer: BinaryIO) -> None:
+    while True:
+        data = reader.read(1 << 20)
+        if not data:
+            return
+        writer.write(data)
+
+
+def sign(key: str, data: bytes) -> bytes:
+    """An OpenSSH signature (`ssh-keygen -Y sign`) over the receipt's bytes."""
+    done = subprocess.run(  # noqa: S603 - our own argv, no shell
+        ["/usr/bin/ssh-keygen", "-q", "-Y", "sign", "-f", key, "-n", NAMESPACE],
+        input=data, capture_output=True, timeout=30, check=False, env={"PATH": "/usr/bin:/bin"},
+    )
+    if done.returncode != 0:
+        raise OSError(0, "the receipt could not be signed")
+    return done.stdout
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _format_time(seconds: Optional[float]) -> Optional[str]:
+    return None if seconds is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

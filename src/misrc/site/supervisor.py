@@ -1,0 +1,371 @@
+"""The supervisor: one detached process per job, from the accepted start to the signed receipt.
+
+What it guards: a job's program starts exactly once, whatever is killed or repeated. The child that becomes the
+program takes an exclusive marker right before it does; a new supervisor (started by any later verb that finds the
+old one gone) therefore knows whether it may start, must adopt, or can only say "lost".
+
+    gate → supervisor (subreaper, limits, cancel) → keeper (output, exit status) → the program
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from typing import Iterator, List, Optional, Tuple
+
+from ..job.arguments import argument_words, fill_arguments
+from ..job.faults import reach
+from ..job.policy import Policy, ProgramRule
+from ..job.states import JobState, Outcome
+from ..wire.refusals import Denied
+from . import files, kernel, keeper, program, release, workspace
+from .jobs import CONTROL, JobFolder, read_jobs
+from .ledger import Ledger
+
+LOCK = "supervisor.lock"
+KEEPER_LOCK = "keeper.lock"
+CANCEL = "cancel"
+GRACE_SECONDS = 5.0
+ADOPTED_POLL = 0.5
+
+
+class Cancelled(Exception):
+    """The job is to be stopped."""
+
+
+class Overdue(Exception):
+    """The program ran longer than the site allows."""
+
+
+class Vanished(Exception):
+    """The program is gone and nobody saw how it ended."""
+
+
+def spawn(job: JobFolder, policy: Policy, ledger: Ledger, release_to: release.Releaser) -> None:
+    """Start a supervisor for the job, detached from the connection, unless one lives."""
+    lock = files.try_lock(job.folder, LOCK)
+    if lock is None:
+        return
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            _detach(lock, job)
+            status = 1
+            try:
+                Supervisor(job, policy, ledger, release_to, lock).run()
+                status = 0
+            finally:
+                os._exit(status)
+        os._exit(0)
+    os.close(lock)
+    with contextlib.suppress(ChildProcessError):
+        os.wait()
+
+
+def alive(job: JobFolder) -> bool:
+    """Whether a supervisor looks after the job."""
+    lock = files.try_lock(job.folder, LOCK)
+    if lock is None:
+        return True
+    os.close(lock)
+    return False
+
+
+def request_cancel(job: JobFolder) -> None:
+    """Note the wish durably, then wake the supervisor."""
+    if not files.exists(job.folder, CANCEL):
+        files.write_record(job.folder, CANCEL, b"")
+    with contextlib.suppress(OSError):
+        with files.opened(os.open(CONTROL, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=job.folder)) as pipe:
+            os.write(pipe, b"!")
+
+
+def _detach(lock: int, job: JobFolder) -> None:
+    """Let go of everything that belongs to the connection."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+    keep = {0, 1, 2, lock, job.folder, job.root}
+    for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else map(str, range(256)):
+        if int(name) not in keep:
+            with contextlib.suppress(OSError):
+                os.close(int(name))
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(0)
+    os.chdir("/")
+
+
+class Supervisor:
+    """One run of a supervisor; everything that must outlive it is in the job's folder."""
+
+    def __init__(
+        self, job: JobFolder, policy: Policy, ledger: Ledger, release_to: release.Releaser, lock: int
+    ) -> None:
+        self.job = job
+        self.policy = policy
+        self.ledger = ledger
+        self.release_to = release_to
+        self.spec = job.spec()
+        self.rule: ProgramRule = policy.programs[self.spec.program]
+        self.streams: Tuple[int, int] = (-1, -1)
+        self.keeper_pid = 0
+        self.deadline = float("inf")
+        self.control = os.open(CONTROL, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=job.folder)
+
+    def run(self) -> None:
+        """From wherever the job stands to its end."""
+        reach("supervisor.enter")
+        kernel.become_subreaper()
+        try:
+            end = self._reach_end()
+            outcome, reason = release.judge(end, self.rule)
+        except Cancelled:
+            self._stop_everything()
+            end, outcome, reason = keeper.read_end(self.job.folder), Outcome.CANCELLED, "cancelled by MInt"
+        except Overdue:
+            self._stop_everything()
+            end, outcome, reason = None, Outcome.FAILED, "the program ran longer than the site allows"
+        except Vanished:
+            self._stop_everything()
+            end, outcome, reason = None, Outcome.LOST, "the program is gone and its exit status was not seen"
+        except Denied as denied:
+            end, outcome, reason = None, Outcome.REFUSED, denied.refusal.value
+        except workspace.InputsChanged:
+            end, outcome, reason = None, Outcome.FAILED, "the inputs are not those of the manifest any more"
+        except OSError as error:
+            end, outcome, reason = None, Outcome.FAILED, f"the site could not run the job: {error.strerror}"
+        reach("supervisor.finish")
+        self.release_to.finish(self.job, self.rule, end, outcome, reason)
+        reach("supervisor.leave")
+
+    def _reach_end(self) -> Optional[keeper.ProgramEnd]:
+        folder = self.job.folder
+        end = keeper.read_end(folder)
+        if end is not None:
+            return end
+        if files.exists(folder, program.STARTED) or self._keeper_alive():
+            return self._adopt()
+        with self._take_slot():
+            return self._start()
+
+    # -- a fresh start ------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _take_slot(self) -> Iterator[None]:
+        """Wait for a place among the site's running jobs, oldest job first."""
+        with files.opened(self._slots()) as slots:
+            pause = 0.05
+            while True:
+                self._check_cancel()
+                slot = self._free_slot(slots)
+                if slot is not None and self._is_next():
+                    break
+                if slot is not None:
+                    os.close(slot)
+                self._sleep(pause)
+                pause = min(pause * 1.5, 2.0)
+        with files.opened(slot):
+            yield
+
+    def _slots(self) -> int:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(".slots", files.PRIVATE_FOLDER, dir_fd=self.job.root)
+        return files.open_folder(".slots", self.job.root)
+
+    def _free_slot(self, slots: int) -> Optional[int]:
+        for number in range(self.policy.limits.jobs):
+            slot = files.try_lock(slots, str(number))
+            if slot is not None:
+                return slot
+        return None
+
+    def _is_next(self) -> bool:
+        if self.job.read().state is not JobState.QUEUED:
+            return True
+        waiting = [
+            (record.since, record.job)
+            for folder, record in read_jobs(self.job.root, self.policy.work_root)
+            if record.state is JobState.QUEUED and not files.exists(folder.folder, CANCEL)
+        ]
+        place = sorted(waiting).index((self.job.read().since, self.job.job)) if waiting else 0
+        return place < self.policy.limits.jobs
+
+    def _start(self) -> Optional[keeper.ProgramEnd]:
+        digest = program.check_program(self.rule)
+        words = argument_words(fill_arguments(self.rule.arguments, self.spec.arguments))
+        workspace.prepare(self.job)
+        self._check_cancel()
+        self.ledger.append("run", job=self.job.job, program=self.spec.program, sha256=digest, arguments=words)
+        with self.job.lock():
+            if self.job.read().state is JobState.QUEUED:
+                self.job.advance(JobState.RUNNING, started=time.time(), program=digest)
+        reach("supervisor.running")
+        self.deadline = _boottime() + self.policy.limits.hours * 3600
+        out, out_end = os.pipe2(os.O_CLOEXEC)
+        err, err_end = os.pipe2(os.O_CLOEXEC)
+        self.streams = (out, err)
+        self.keeper_pid = os.fork()
+        if self.keeper_pid == 0:
+            self._keep(words, (out, err), (out_end, err_end))
+        os.close(out_end)
+        os.close(err_end)
+        reach("supervisor.forked")
+        self._wait_for(self.keeper_pid)
+        self._sweep_leftovers()
+        return keeper.read_end(self.job.folder) or self._take_over_from_keeper()
+
+    def _keep(self, words: List[str], streams: Tuple[int, int], ends: Tuple[int, int]) -> None:
+        """The keeper's whole life, in its own process."""
+        status = 1
+        try:
+            files.try_lock(self.job.folder, KEEPER_LOCK)
+            kernel.become_subreaper()
+            reach("keeper.enter")
+            report, report_end = os.pipe2(os.O_CLOEXEC)
+            pid = os.fork()
+            if pid == 0:
+                os.dup2(ends[0], 1)
+                os.dup2(ends[1], 2)
+                for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
+                    signal.signal(number, signal.SIG_DFL)
+                program.become_program(
+                    self.job.job, self.job.path, self.job.folder, self.rule, words, self.policy.limits, report_end
+                )
+            for descriptor in (report_end, *ends):
+                os.close(descriptor)
+            error = os.read(report, 500).decode("utf-8", "replace")
+            reach("keeper.started")
+            ended = keeper.attend(self.job.folder, pid, streams, self.policy.limits.size("log_bytes") or 0)
+            keeper.write_end(self.job.folder, keeper.ProgramEnd(None if error else ended, error))
+            status = 0
+        finally:
+            os._exit(status)
+
+    def _take_over_from_keeper(self) -> Optional[keeper.ProgramEnd]:
+        """The keeper was killed: its child, if there is one, is ours now."""
+        child = self._only_child()
+        if child:
+            status = keeper.attend(self.job.folder, child, self.streams, self.policy.limits.size("log_bytes") or 0)
+            if files.exists(self.job.folder, program.STARTED):
+                keeper.write_end(self.job.folder, keeper.ProgramEnd(status))
+                return keeper.read_end(self.job.folder)
+        if files.exists(self.job.folder, program.STARTED):
+            return self._adopt()
+        return self._start()
+
+    def _only_child(self) -> int:
+        found = kernel.find_processes([os.getpid()], b"\0", [])
+        return found[0] if found else 0
+
+    # -- adoption -----------------------------------------------------------------------------------------------
+
+    def _keeper_alive(self) -> bool:
+        lock = files.try_lock(self.job.folder, KEEPER_LOCK)
+        if lock is None:
+            return True
+        os.close(lock)
+        return False
+
+    def _adopt(self) -> Optional[keeper.ProgramEnd]:
+        """A program started under an earlier supervisor: wait for its keeper, or for the program itself, to go."""
+        self.ledger.append("adopt", job=self.job.job)
+        pid, started, boot = program.parse_marker(files.read_record(self.job.folder, program.STARTED))
+        same_boot = boot == kernel.boot_id()
+        while self._keeper_alive() or (same_boot and pid and kernel.start_time(pid) == started):
+            self._check_cancel()
+            self._sleep(ADOPTED_POLL)
+        end = keeper.read_end(self.job.folder)
+        if end is None and not files.exists(self.job.folder, program.STARTED):
+            with self._take_slot():
+                return self._start()
+        if end is None and self.rule.restartable:
+            self._stop_everything()
+            self.ledger.append("restart", job=self.job.job)
+            os.unlink(program.STARTED, dir_fd=self.job.folder)
+            with self._take_slot():
+                return self._start()
+        if end is None:
+            raise Vanished
+        return end
+
+    # -- waiting and stopping -----------------------------------------------------------------------------------
+
+    def _wait_for(self, pid: int) -> None:
+        """Until child `pid` has ended, or the job is cancelled or overdue."""
+        poller = select.poll()
+        poller.register(self.control, select.POLLIN)
+        watched = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
+        if watched >= 0:
+            poller.register(watched, select.POLLIN)
+        while True:
+            done, _ = os.waitpid(pid, os.WNOHANG)
+            if done:
+                break
+            self._check_cancel()
+            if _boottime() > self.deadline:
+                raise Overdue
+            poller.poll(60_000 if watched >= 0 else 500)
+            self._drain_control()
+        if watched >= 0:
+            os.close(watched)
+
+    def _check_cancel(self) -> None:
+        if files.exists(self.job.folder, CANCEL):
+            raise Cancelled
+
+    def _sleep(self, seconds: float) -> None:
+        poller = select.poll()
+        poller.register(self.control, select.POLLIN)
+        poller.poll(seconds * 1000)
+        self._drain_control()
+
+    def _drain_control(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.control, 4096)
+
+    def _job_processes(self) -> List[int]:
+        marker = program.marker_variable(self.job.job).encode()
+        roots = [os.getpid()] + ([self.keeper_pid] if self.keeper_pid else [])
+        return kernel.find_processes(roots, marker, [os.getpid(), self.keeper_pid])
+
+    def _stop_everything(self) -> None:
+        """SIGTERM, a grace time, then SIGKILL until nothing that the job started is left."""
+        self._signal_all(signal.SIGTERM)
+        grace = time.monotonic() + GRACE_SECONDS
+        while self._job_processes() and time.monotonic() < grace:
+            self._reap()
+            time.sleep(0.05)
+        self._sweep_leftovers()
+        if self.keeper_pid:
+            end = time.monotonic() + GRACE_SECONDS
+            while kernel.start_time(self.keeper_pid) and time.monotonic() < end:
+                self._reap()
+                time.sleep(0.02)
+
+    def _sweep_leftovers(self) -> None:
+        for _ in range(500):
+            if not self._signal_all(signal.SIGKILL):
+                return
+            self._reap()
+            time.sleep(0.02)
+
+    def _signal_all(self, number: int) -> int:
+        found = self._job_processes()
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+        return len(found)
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+
+def _boottime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,0 +1,438 @@
+"""What each verb does. Every verb is idempotent and keyed by the job id; refusing leaves no trace but the record."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import sys
+import time
+from typing import BinaryIO, Dict, List, Optional, Tuple
+
+from .. import __version__
+from ..job.arguments import ArgumentRefused, fill_arguments
+from ..job.codec import CodecError, encode
+from ..job.faults import reach
+from ..job.manifest import (
+    MAX_DOCUMENT_BYTES, Entry, Manifest, digest_manifest, hash_stream, parse_manifest, render_manifest, total_bytes,
+)
+from ..job.names import NameRefused, NameSet, check_input_name
+from ..job.policy import Policy, ProgramRule
+from ..job.spec import MAX_INLINE_BYTES, MAX_SPEC_BYTES, JobSpec, OpenRequest, parse_open
+from ..job.states import JobState, Outcome
+from ..wire.grammar import Command
+from ..wire.refusals import Denied, Refusal
+from ..wire.replies import FILE_PREFIX, Hello, Progress, Reply, Section, render_reply
+from . import files, jobs, keeper, supervisor, transfer, workspace
+from .jobs import JobFolder, JobRecord
+from .ledger import Ledger
+from .release import MANIFEST, RECEIPT, SIGNATURE, TAIL_BYTES, Releaser
+
+LOG_CHUNK = 256 << 10
+# Room that a site keeps for records and logs when it says how much is free.
+SPACE_MARGIN = 64 << 20
+_RECORDED = 100
+
+
+class Session:
+    """One request of one connection."""
+
+    def __init__(
+        self, site: str, policy: Policy, root: int, ledger: Ledger, releaser: Releaser,
+        stdin: BinaryIO, stdout: BinaryIO,
+    ) -> None:
+        self.site = site
+        self.policy = policy
+        self.root = root
+        self.ledger = ledger
+        self.releaser = releaser
+        self.stdin = stdin
+        self.stdout = stdout
+
+    def run(self, command: Command) -> None:
+        """Carry out a legal command and answer it."""
+        reach(f"verb.{command.verb.value}.enter")
+        getattr(self, "_" + command.verb.value)(command)
+        reach(f"verb.{command.verb.value}.leave")
+
+    # -- hello, open, start -------------------------------------------------------------------------------------
+
+    def _hello(self, command: Command) -> None:
+        self._record(command)
+        version = ".".join(str(part) for part in transfer.rsync_version())
+        limits = self.policy.limits
+        self._answer(Reply(hello=Hello(
+            misrc=__version__, python=".".join(map(str, sys.version_info[:3])), rsync=version, site=self.site,
+            programs=tuple(sorted(self.policy.programs)), job_bytes=limits.size("job_bytes") or 0,
+            files=limits.files, free_bytes=self._free(), clock=time.time(),
+        )))
+
+    def _open(self, command: Command) -> None:
+        request, inline = self._read_open(command.job)
+        spec = request.spec
+        job = self._existing(spec)
+        if job is None:
+            self._check_spec(spec, request.inline)
+            self._check_limits(spec)
+            if request.dry_run:
+                self._record(command, dry_run=True)
+                self._answer(Reply(free_bytes=self._free()))
+                return
+            self._record(command, program=spec.program, files=spec.files, bytes=spec.bytes)
+            job = self._create(spec, inline)
+        else:
+            self._record(command, already=True)
+        if request.start and not job.read().state.started:
+            self._accept(job, request.inline or ())
+        supervisor_wanted = job.read().state
+        self._revive(job, supervisor_wanted)
+        self._answer(self._status(job, free_bytes=self._free()))
+
+    def _read_open(self, job: str) -> Tuple[OpenRequest, List[Tuple[str, bytes]]]:
+        line = self.stdin.readline(MAX_SPEC_BYTES + 1)
+        try:
+            if not line.endswith(b"\n"):
+                raise CodecError("the job spec is cut, or longer than 64 KiB")
+            request = parse_open(line[:-1])
+        except (CodecError, ValueError, NameRefused) as error:
+            raise Denied(Refusal.SPEC, str(error)) from None
+        if request.spec.job != job:
+            raise Denied(Refusal.SPEC, "the job spec is another job's")
+        if request.spec.site != self.site:
+            raise Denied(Refusal.SITE, "the job spec is for another site")
+        inline = []
+        for entry in request.inline or ():
+            data = self.stdin.read(min(entry.size, MAX_INLINE_BYTES))
+            if len(data) != entry.size or _hash(data) != entry.sha256:
+                raise Denied(Refusal.INPUTS, "an input that came along is not the announced one")
+            inline.append((entry.name, data))
+        return request, inline
+
+    def _existing(self, spec: JobSpec) -> Optional[JobFolder]:
+        try:
+            job = jobs.find_job(self.root, self.policy.work_root, spec.job)
+        except Denied as denied:
+            if denied.refusal is Refusal.GONE:
+                raise
+            return None
+        if job.spec() != spec:
+            raise Denied(Refusal.CONFLICT, "this job id was opened with another spec")
+        return job
+
+    def _rule(self, spec: JobSpec) -> ProgramRule:
+        rule = self.policy.programs.get(spec.program)
+        if rule is None:
+            raise Denied(Refusal.PROGRAM, "the program is not in the policy")
+        return rule
+
+    def _check_spec(self, spec: JobSpec, inline: Optional[Tuple[Entry, ...]]) -> None:
+        rule = self._rule(spec)
+        try:
+            fill_arguments(rule.arguments, spec.arguments)
+        except ArgumentRefused as error:
+            raise Denied(Refusal.ARGUMENT, str(error)) from None
+        self._check_names(rule, inline or ())
+
+    def _check_names(self, rule: ProgramRule, entries: "Tuple[Entry, ...]") -> None:
+        allowed = NameSet(rule.inputs)
+        for entry in entries:
+            if entry.name not in allowed or entry.name == keeper.COMBINED:
+                raise Denied(Refusal.NAME, "an input's name is not one that the policy takes")
+
+    def _check_limits(self, spec: JobSpec) -> None:
+        limits = self.policy.limits
+        if spec.bytes > (limits.size("job_bytes") or 0):
+            raise Denied(Refusal.BYTES)
+        if spec.files > limits.files:
+            raise Denied(Refusal.FILES)
+        if spec.bytes * 2 + SPACE_MARGIN > self._free():
+            raise Denied(Refusal.SPACE)
+        records = [record for _, record in jobs.read_jobs(self.root, self.policy.work_root)]
+        if sum(not record.state.final for record in records) >= limits.jobs + limits.waiting:
+            raise Denied(Refusal.WAITING)
+
+    def _create(self, spec: JobSpec, inline: "List[Tuple[str, bytes]]") -> JobFolder:
+        try:
+            return jobs.create_job(self.root, self.policy.work_root, spec, inline)
+        except OSError as error:
+            existing = self._existing(spec)
+            if existing is None:
+                raise Denied(Refusal.SPACE, f"open: {error.strerror}") from None
+            return existing
+
+    def _start(self, command: Command) -> None:
+        job = self._find(command)
+        already = job.read().state.started
+        self._record(command, already=already)
+        if not already:
+            self._accept(job, self._read_manifest(job.spec()))
+        self._revive(job, job.read().state)
+        self._answer(self._status(job, already=already))
+
+    def _read_manifest(self, spec: JobSpec) -> Manifest:
+        document = self.stdin.read(min(MAX_DOCUMENT_BYTES, 4096 + 8192 * spec.files) + 1)
+        try:
+            manifest = parse_manifest(document, check_input_name, self.policy.limits.files)
+        except CodecError as error:
+            raise Denied(Refusal.INPUTS, str(error)) from None
+        announced = (len(manifest), total_bytes(manifest))
+        if announced != (spec.files, spec.bytes) or spec.manifest not in (None, digest_manifest(manifest)):
+            raise Denied(Refusal.INPUTS, "the manifest is not the announced one")
+        self._check_names(self._rule(spec), manifest)
+        return manifest
+
+    def _accept(self, job: JobFolder, manifest: Manifest) -> None:
+        """Check what lies in `in/` against the manifest and queue the job, once."""
+        with job.lock():
+            if job.read().state.started:
+                return
+            if transfer.transfer_running(job, "in"):
+                raise Denied(Refusal.BUSY, "a transfer is still running")
+            _check_inputs(job, manifest)
+            files.write_record(job.folder, workspace.INPUTS, render_manifest(manifest))
+            job.advance(*_path(job.read().state, JobState.QUEUED))
+
+    # -- put and get --------------------------------------------------------------------------------------------
+
+    def _put(self, command: Command) -> None:
+        job = self._find(command)
+        if job.read().state.started:
+            raise Denied(Refusal.STATE, "inputs do not change after the start")
+        spec = job.spec()
+        self._record(command, files=spec.files, bytes=spec.bytes)
+        self._exit(transfer.serve(job, "in", spec.files, spec.bytes))
+
+    def _get(self, command: Command) -> None:
+        job = self._find(command)
+        if job.read().state not in (JobState.ENDED, JobState.RETRIEVED):
+            raise Denied(Refusal.STATE, "there is nothing to fetch in this state")
+        manifest = self._manifest(job)
+        self._record(command)
+        self._record_leaving(job.job, manifest)
+        self._exit(transfer.serve(job, "return", 0, 1 << 62))
+
+    def _exit(self, status: int) -> None:
+        self.exit_status = 0 if status == 0 else 1
+
+    # -- wait, cancel, close ------------------------------------------------------------------------------------
+
+    def _wait(self, command: Command) -> None:
+        job = self._find(command)
+        self._record(command)
+        self._revive(job, job.read().state)
+        record = _Watch(job, self.stdout).until_final(command.seconds)
+        reply, sections = self._report(job, record, command.offset)
+        self._answer(reply, sections)
+
+    def _report(self, job: JobFolder, record: JobRecord, offset: int) -> Tuple[Reply, Dict[str, bytes]]:
+        sections: Dict[str, bytes] = {}
+        log, next_offset = _read_log(job, self._rule(job.spec()), record, offset)
+        if log:
+            sections["log"] = log
+        if record.state is JobState.ENDED:
+            for name, file in (("receipt", RECEIPT), ("signature", SIGNATURE), ("manifest", MANIFEST)):
+                data = files.read_record(job.folder, file, MAX_DOCUMENT_BYTES)
+                if data is not None:
+                    sections[name] = data
+            sections.update(self._small_results(job))
+        return self._status(job, offset=next_offset), sections
+
+    def _small_results(self, job: JobFolder) -> Dict[str, bytes]:
+        """All results, where they are few and small: they need no transfer of their own."""
+        manifest = self._manifest(job)
+        if total_bytes(manifest) > MAX_INLINE_BYTES or len(manifest) > 64:
+            return {}
+        self._record_leaving(job.job, manifest)
+        found = {}
+        with files.opened(job.sub("return")) as folder:
+            for entry in manifest:
+                with open(files.open_regular(folder, entry.name, single=True), "rb") as file:
+                    found[FILE_PREFIX + entry.name] = file.read(entry.size)
+        return found
+
+    def _cancel(self, command: Command) -> None:
+        job = self._find(command, essential=True)
+        self._record(command, essential=True)
+        state = job.read().state
+        if not state.final:
+            supervisor.request_cancel(job)
+            if state is JobState.HELD or not state.started:
+                self._end_cancelled(job)
+            self._revive(job, job.read().state)
+            _Watch(job, None).until_final(15)
+        self._answer(self._status(job))
+
+    def _end_cancelled(self, job: JobFolder) -> None:
+        with job.lock():
+            if job.read().state in (JobState.CREATED, JobState.STAGED, JobState.HELD):
+                job.advance(JobState.ENDED, outcome=Outcome.CANCELLED, reason="cancelled by MInt")
+
+    def _close(self, command: Command) -> None:
+        job = self._find(command, essential=True)
+        record = job.read()
+        if not record.state.final:
+            raise Denied(Refusal.STATE, "the job has not ended")
+        self._record(command, essential=True)
+        with job.lock():
+            state = job.read().state
+            if state is not JobState.CLOSED:
+                job.advance(*_path(state, JobState.CLOSED))
+        self._answer(self._status(job))
+        if self.policy.keep_days == 0:
+            self.ledger.append("delete", essential=True, job=job.job)
+            jobs.delete_job(self.root, self.policy.work_root, job.job)
+
+    # -- shared -------------------------------------------------------------------------------------------------
+
+    def _find(self, command: Command, essential: bool = False) -> JobFolder:
+        return jobs.find_job(self.root, self.policy.work_root, command.job)
+
+    def _revive(self, job: JobFolder, state: JobState) -> None:
+        if state in (JobState.QUEUED, JobState.RUNNING) and not supervisor.alive(job):
+            reach("verb.spawn")
+            supervisor.spawn(job, self.policy, self.ledger, self.releaser)
+
+    def _manifest(self, job: JobFolder) -> Manifest:
+        document = files.read_record(job.folder, MANIFEST, MAX_DOCUMENT_BYTES)
+        return () if document is None else parse_manifest(document, lambda name: None, 10**7)
+
+    def _record(self, command: Command, essential: bool = False, **fields: object) -> None:
+        self.ledger.append(command.verb.value, essential, decision="allow", job=command.job or None, **fields)
+
+    def _record_leaving(self, job: str, manifest: Manifest) -> None:
+        """Before a byte leaves: every file's name, size and sha256."""
+        for start in range(0, len(manifest), _RECORDED):
+            listed = [encode(entry) for entry in manifest[start : start + _RECORDED]]
+            self.ledger.append("leave", job=job, files=listed)
+
+    def _free(self) -> int:
+        return max(0, files.free_bytes(self.policy.work_root) - SPACE_MARGIN)
+
+    def _status(self, job: JobFolder, **fields: object) -> Reply:
+        record = job.read()
+        return Reply(
+            state=record.state, outcome=record.outcome, reason=record.reason or None, since=record.since,
+            progress=_read_progress(job), **fields,  # type: ignore[arg-type]
+        )
+
+    exit_status = 0
+
+    def _answer(self, reply: Reply, sections: Optional[Dict[str, bytes]] = None) -> None:
+        parts = sections or {}
+        listed = tuple(Section(name, len(data)) for name, data in parts.items())
+        full = Reply(**{**reply.__dict__, "sections": listed, "checkpoint": self.ledger.checkpoint})
+        self.stdout.write(render_reply(full))
+        for data in parts.values():
+            self.stdout.write(data)
+        self.stdout.flush()
+
+
+def _path(old: JobState, new: JobState) -> List[JobState]:
+    """The plain way from one state to a later one, without the states that only some jobs pass."""
+    way = [state for state in JobState if state is not JobState.HELD]
+    return way[way.index(old) + 1 : way.index(new) + 1]
+
+
+def _hash(data: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()
+
+
+def _check_inputs(job: JobFolder, manifest: Manifest) -> None:
+    """Exactly the manifest's files lie in `in/`, with the manifest's content; Denied(INPUTS) otherwise."""
+    with files.opened(job.sub("in")) as folder:
+        names = set(os.listdir(folder))
+        if names != {entry.name for entry in manifest}:
+            raise Denied(Refusal.INPUTS, "other files arrived than were announced")
+        for entry in manifest:
+            try:
+                with open(files.open_regular(folder, entry.name, single=True), "rb", buffering=0) as file:
+                    if os.fstat(file.fileno()).st_size != entry.size or hash_stream(file)[1] != entry.sha256:
+                        raise Denied(Refusal.INPUTS, "a file is not the announced one")
+            except OSError:
+                raise Denied(Refusal.INPUTS, "what arrived is not a plain file") from None
+
+
+class _Watch:
+    """Blocks until a job's program cannot run any more; progress goes out as it changes, at most once a second."""
+
+    def __init__(self, job: JobFolder, stdout: Optional[BinaryIO]) -> None:
+        self._job = job
+        self._stdout = stdout
+        self._told: Tuple[object, ...] = ()
+        self._next = 0.0
+
+    def until_final(self, seconds: float) -> JobRecord:
+        """The record at the end of the wait; a client that has gone away ends it at once."""
+        deadline = time.monotonic() + seconds
+        poller = select.poll()
+        if self._stdout is not None:
+            poller.register(self._stdout.fileno(), 0)
+        pause, stamp, record = 0.004, -1, self._job.read()
+        while True:
+            changed = os.stat("job.json", dir_fd=self._job.folder).st_mtime_ns
+            if changed != stamp:
+                stamp, record = changed, self._job.read()
+            left = deadline - time.monotonic()
+            if record.state.final or left <= 0:
+                return record
+            self._tell(record)
+            if poller.poll(min(pause, left) * 1000 + 1):
+                raise BrokenPipeError
+            pause = min(pause * 1.25, 2.0)
+
+    def _tell(self, record: JobRecord) -> None:
+        if self._stdout is None or time.monotonic() < self._next:
+            return
+        progress = _read_progress(self._job)
+        if (record.state, progress) != self._told:
+            self._told = (record.state, progress)
+            self._next = time.monotonic() + 1.0
+            line = Reply(event="progress", state=record.state, since=record.since, progress=progress)
+            self._stdout.write(render_reply(line))
+            self._stdout.flush()
+
+
+def _read_log(job: JobFolder, rule: ProgramRule, record: JobRecord, offset: int) -> Tuple[bytes, int]:
+    """The log's next bytes as far as the policy lets them leave, and the offset after them."""
+    if rule.logs == "none" or (rule.logs == "tail" and not record.state.final):
+        return b"", offset
+    try:
+        with files.opened(job.sub("log")) as logs:
+            descriptor = files.open_regular(logs, keeper.COMBINED)
+    except OSError:
+        return b"", offset
+    with open(descriptor, "rb") as file:
+        if rule.logs == "tail":
+            offset = max(offset, os.fstat(descriptor).st_size - TAIL_BYTES)
+        file.seek(offset)
+        data = file.read(LOG_CHUNK)
+    return data, offset + len(data)
+
+
+_PROGRESS = re.compile(rb"([0-9]{1,15}(?:\.[0-9]{1,6})?) ([0-9]{1,15}(?:\.[0-9]{1,6})?) (\S{1,16}) ?([^\n]{0,120})")
+
+
+def _read_progress(job: JobFolder) -> Optional[Progress]:
+    """The last whole line that the program wrote to MISRC_PROGRESS: `done total unit text`."""
+    try:
+        with files.opened(job.sub("log")) as logs:
+            descriptor = files.open_regular(logs, "progress")
+    except OSError:
+        return None
+    with open(descriptor, "rb") as file:
+        size = os.fstat(descriptor).st_size
+        file.seek(max(0, size - 1024))
+        lines = file.read(1024).split(b"\n")[:-1]
+    match = _PROGRESS.fullmatch(lines[-1]) if lines else None
+    if match is None:
+        return None
+    unit, text = (part.decode("utf-8", "replace") for part in (match[3], match[4]))
+    return Progress(float(match[1]), float(match[2]), _printable(unit), _printable(text))
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+

@@ -1,0 +1,76 @@
+"""rsync's daemon protocol over the gate: the version floor, the per-job configuration, and the client's options.
+
+The gate builds its own argv and a configuration for one job; rsync's own parser and module root do the confining.
+Facts: rsyncd.conf(5) and rsync(1) of rsync 3.5.0.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import List, Optional, Tuple
+
+# 3.5.0 mends CVE-2026-53783 (a restricted directory could be left) and 32 more.
+MINIMUM = (3, 5, 0)
+PUT_MODULE = "in"
+GET_MODULE = "return"
+IO_TIMEOUT = 600
+
+# What our own client sends; the daemon refuses every other option before it looks at a path.
+_ALLOWED = ("server", "daemon", "sender", "recursive", "r", "times", "t", "timeout", "e", "rsh")
+# Without these two a cut transfer would start from zero; at a sender they only arrive, and change nothing.
+_ALLOWED += ("partial", "inplace")
+
+
+def parse_version(text: str) -> Optional[Tuple[int, int, int]]:
+    """The version that `rsync --version` names, if it can be read."""
+    match = re.match(r"rsync +version v?([0-9]{1,3})\.([0-9]{1,3})\.([0-9]{1,3})", text)
+    return (int(match[1]), int(match[2]), int(match[3])) if match else None
+
+
+def render_config(module: str, path: str, lock_file: str, log_file: str) -> str:
+    """The configuration for one transfer of one job; `path` is the only place it can reach."""
+    for value in (path, lock_file, log_file):
+        if not re.fullmatch(r"/[A-Za-z0-9._/ +@-]+", value, re.ASCII):
+            raise ValueError("the work root has a character that rsync's configuration cannot carry")
+    put = module == PUT_MODULE
+    allowed = " ".join("!" + option for option in _ALLOWED)
+    lines = [
+        "use chroot = no",
+        "munge symlinks = yes",
+        "reverse lookup = no",
+        f"timeout = {IO_TIMEOUT}",
+        f"lock file = {lock_file}",
+        f"log file = {log_file}",
+        "transfer logging = no",
+        f"[{module}]",
+        f"path = {path}",
+        f"read only = {'no' if put else 'yes'}",
+        f"write only = {'yes' if put else 'no'}",
+        "list = no",
+        f"refuse options = * {allowed}",
+    ]
+    if put:
+        lines.append("incoming chmod = D700,F600")
+    return "\n".join(lines) + "\n"
+
+
+def server_argv(rsync: str, config: str) -> List[str]:
+    """The argv that the gate executes."""
+    return [rsync, "--server", "--daemon", f"--config={config}", "."]
+
+
+def put_argv(rsync: str, rsh: str, job: str, sources: List[str], listed: Optional[str] = None) -> List[str]:
+    """The client's argv for sending. `listed` names a NUL-separated list of absolute paths instead of sources."""
+    argv = [rsync, "-t", "--partial", "--inplace", "--info=progress2"]
+    argv += [f"--timeout={IO_TIMEOUT}", f"--rsh={rsh}", f"--rsync-path=put {job}"]
+    if listed is not None:
+        argv += ["--from0", f"--files-from={listed}", "--no-relative", "--no-implied-dirs"]
+        sources = ["/"]
+    return [*argv, "--", *sources, f"site::{PUT_MODULE}/"]
+
+
+def get_argv(rsync: str, rsh: str, job: str, destination: str) -> List[str]:
+    """The client's argv for fetching into the private directory `destination`."""
+    argv = [rsync, "-rt", "--partial", "--inplace", "--info=progress2"]
+    argv += [f"--timeout={IO_TIMEOUT}", f"--rsh={rsh}", f"--rsync-path=get {job}"]
+    return [*argv, "--", f"site::{GET_MODULE}/", destination.rstrip("/") + "/"]
