@@ -5,7 +5,7 @@
 #   execute_remote-side_program_ssh.sh MESH ANALYSIS AMPLITUDE
 #
 # MESH      small | medium | large
-# ANALYSIS  elastic (one load) | cyclic (peak, valley, peak on the cyclic stress-strain curve)
+# ANALYSIS  elastic (one load) | cyclic (peak, unloaded, peak, on the cyclic stress-strain curve)
 # AMPLITUDE nominal stress amplitude in the net section, MPa, a whole number
 #
 # The current directory is the job's. It holds reduction_area.dat (%), tensile_strength.dat and

@@ -28,6 +28,7 @@ LONGEST_LINE = 1024
 MOST_NODES = 2_000_000
 MOST_ELEMENTS = 1_000_000
 MOST_TABLES = 1000
+LARGEST_NUMBER = 1e12
 
 HEADER = re.compile(r" *stresses \(elem, *integ\.pnt\.,.*\) for set \S+ and time +(\S+)")
 FORTRAN = re.compile(r"([-+]?[0-9]*\.?[0-9]+)([-+][0-9]{3})")  # 1.0-101: no room for the E
@@ -73,8 +74,8 @@ class Peak:
 
 def number(text: str) -> float:
     value = float(FORTRAN.sub(r"\1E\2", text) if FORTRAN.fullmatch(text) else text)
-    if not math.isfinite(value):
-        raise ValueError("not finite")
+    if not abs(value) < LARGEST_NUMBER:  # nor NaN
+        raise ValueError("neither a length nor a stress")
     return value
 
 
@@ -85,10 +86,11 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise Malformed(f"{path.name}: {error.strerror}") from None
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_FILE:
+        os.close(handle)
+        raise Malformed(f"{path.name}: not a file of at most {LARGEST_FILE >> 20} MiB")
     with os.fdopen(handle, encoding="ascii", newline="\n") as source:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_FILE:
-            raise Malformed(f"{path.name}: not a file of at most {LARGEST_FILE >> 20} MiB")
         count = 0
         try:
             while line := source.readline(LONGEST_LINE + 1):
@@ -204,7 +206,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         peaks = report(arguments.directory)
-    except (Malformed, OverflowError) as error:
+    except Malformed as error:
         print(f"report_stress: {error}", file=sys.stderr)
         return 1
     largest = max(peaks, key=lambda peak: peak.von_mises)

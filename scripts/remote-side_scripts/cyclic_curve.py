@@ -15,7 +15,7 @@ Elimination of the life 2N (compatibility) gives the Ramberg-Osgood curve, in tr
 
 The yield strength does not enter these formulas. It serves two ends: it shows a mistaken input (a yield above
 the tensile strength), and it says whether the steel softens or hardens when it is cycled. An estimate
-replaces no test: for a single steel the published scatter of such curves is some ten per cent.
+replaces no test.
 """
 
 from __future__ import annotations
@@ -31,14 +31,13 @@ B, C = -0.09, -0.56
 EXPONENT = B / C
 
 # A power law has no sharp yield; a solver needs one. Below this plastic strain the steel is taken as elastic.
-# At a tenth of it the table begins so steeply that ccx 2.20 no longer converges when a large load reverses.
-ELASTIC_LIMIT_OFFSET = 5e-4
+ELASTIC_LIMIT_OFFSET = 1e-4
 LARGEST_PLASTIC_STRAIN = 0.2
 POINTS_PER_DECADE = 6
 
 NUMBER = re.compile(rb"[0-9]{1,6}(\.[0-9]{1,9})?([eE][+-]?[0-9]{1,2})?")
 LARGEST_INPUT = 64
-TENSILE_RANGE = (100.0, 3000.0)
+TENSILE_RANGE = (100.0, 3000.0)  # MPa; beyond it the input is a mistake of units, not a steel
 
 
 class BadInput(ValueError):
@@ -63,7 +62,7 @@ class TensileTest:
             )
         if not 0 < self.yield_strength <= self.tensile_strength:
             raise BadInput(
-                f"yield strength must lie above 0 and up to the tensile strength, not {self.yield_strength:g} MPa"
+                f"yield strength must lie between 0 and the tensile strength, not {self.yield_strength:g} MPa"
             )
 
 
@@ -80,7 +79,7 @@ class CyclicCurve:
 
     @property
     def elastic_limit(self) -> float:
-        """Stress in MPa at which the table starts: 0.05 % plastic strain."""
+        """Stress in MPa at which the table starts: 0.01 % plastic strain."""
         return self.stress(ELASTIC_LIMIT_OFFSET)
 
     @property

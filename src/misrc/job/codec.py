@@ -9,10 +9,14 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import types
 import typing
 from typing import Any, Dict, List, Mapping, Tuple, Type, TypeVar, Union
 
 T = TypeVar("T")
+
+# `X | None` has an origin of its own from Python 3.10 on.
+_UNIONS = (Union, getattr(types, "UnionType", Union))
 
 MAX_DEPTH = 32
 MAX_DIGITS = 18
@@ -124,7 +128,7 @@ def decode(cls: Type[T], value: Any, where: str = "") -> T:
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin = typing.get_origin(hint)
     arguments = typing.get_args(hint)
-    if origin is Union:
+    if origin in _UNIONS:
         if value is None and type(None) in arguments:
             return None
         return _convert(next(a for a in arguments if a is not type(None)), value, where)

@@ -49,4 +49,5 @@ class Interface:
     valid_until: Optional[str] = None
     contact_site: str = ""
     contact_mint: str = ""
+    receipt_keys: Tuple[str, ...] = ()
     identity: Optional[str] = None

@@ -8,44 +8,20 @@ import os
 import stat
 from typing import Callable, Iterator, List, Optional, Tuple
 
-from ..job.codec import dump_json, encode, parse_json
-from ..job.faults import reach
+from ..job.codec import parse_json
+from ..job.records import PRIVATE_FILE, PRIVATE_FOLDER, write_json, write_record
 
-PRIVATE_FILE = 0o600
-PRIVATE_FOLDER = 0o700
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+__all__ = [
+    "PRIVATE_FILE", "PRIVATE_FOLDER", "NotRegular", "exists", "free_bytes", "locked", "measure", "open_folder",
+    "open_regular", "opened", "read_json", "read_record", "try_lock", "walk", "write_json", "write_record",
+]
 
 
 class NotRegular(OSError):
     """A link, pipe, socket, device or a file with a second name where a plain file was needed."""
-
-
-def write_record(folder: int, name: str, data: bytes) -> None:
-    """Replace the file `name` in the open folder atomically and durably: temporary file, fsync, rename, fsync."""
-    reach(f"record.{name}.before")
-    temporary = f".{name}.{os.getpid()}"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary, dir_fd=folder)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, PRIVATE_FILE, dir_fd=folder)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        reach(f"record.{name}.written")
-        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary, dir_fd=folder)
-        raise
-    os.fsync(folder)
-    reach(f"record.{name}.after")
-
-
-def write_json(folder: int, name: str, value: object) -> None:
-    """`write_record` of a dataclass or plain value as canonical JSON."""
-    write_record(folder, name, dump_json(encode(value)) + b"\n")
 
 
 def open_regular(folder: int, name: str, single: bool = False) -> int:

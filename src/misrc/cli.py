@@ -1,0 +1,145 @@
+"""The command line: words in, one call, an exit status out. No logic."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from . import __version__
+from .job.errors import MisrcError
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run one command; every error is one line on standard error."""
+    options = _parser().parse_args(words)
+    try:
+        return int(options.run(options) or 0)
+    except MisrcError as error:
+        print(f"misrc: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="misrc", description="Run agreed programs at remote compute sites.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands)
+    for name, function, text in (
+        ("status", _status, "ask the site how a job stands"),
+        ("logs", _logs, "show a job's log as far as the site lets it leave"),
+        ("cancel", _cancel, "stop a job and everything it started"),
+        ("fetch", _fetch, "go on with a job until its results are here"),
+    ):
+        command = commands.add_parser(name, help=text, allow_abbrev=False)
+        command.add_argument("job", metavar="JOB")
+        command.add_argument("--json", action="store_true", help="one JSON object on standard output")
+        command.set_defaults(run=function)
+        if name == "logs":
+            command.add_argument("-f", "--follow", action="store_true", help="go on until the job has ended")
+    for name, function, text in (
+        ("jobs", _jobs, "the jobs known here"),
+        ("tend", _tend, "finish what killed module scripts left: cancels, results, closing"),
+    ):
+        command = commands.add_parser(name, help=text, allow_abbrev=False)
+        command.add_argument("--json", action="store_true", help="JSON lines on standard output")
+        command.set_defaults(run=function)
+    _add_site(commands)
+    return parser
+
+
+def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser("run", help="run a program at a site and wait for its results", allow_abbrev=False)
+    command.add_argument("site", metavar="SITE")
+    command.add_argument("program", metavar="PROGRAM")
+    command.add_argument("--in", dest="inputs", action="append", default=[], metavar="NAME=FILE", help="an input file")
+    command.add_argument("--in-list", dest="input_lists", action="append", default=[], metavar="FILE", help="a file with one NAME=FILE per line")
+    command.add_argument("--arg", dest="arguments", action="append", default=[], metavar="NAME=VALUE", help="an argument")
+    command.add_argument("--out", dest="outputs", action="append", default=[], metavar="NAME=FILE", help="also copy this result")
+    command.add_argument("--results", default=".", metavar="DIR", help="where results go (default: here)")
+    command.add_argument("--job", metavar="ID", help="this job id, made by the caller")
+    command.add_argument("--new", action="store_true", help="compute again what the same call has computed")
+    command.add_argument("--dry-run", action="store_true", help="only ask whether the site would take the job")
+    command.add_argument("--inventory", metavar="DIR", help="the declarations (default: MISRC_INVENTORY)")
+    command.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    command.set_defaults(run=_run)
+
+
+def _add_site(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    site = commands.add_parser("site", help="what a site installs").add_subparsers(required=True, metavar="COMMAND")
+    build = site.add_parser("build", help="write misrc-site.pyz, the one file that a site installs")
+    build.add_argument("--output", default="misrc-site.pyz", metavar="FILE")
+    build.set_defaults(run=_site_build)
+    policy = site.add_parser("policy", help="the misrc_policy of a host_vars file as the JSON that a site installs")
+    policy.add_argument("file", metavar="FILE")
+    policy.set_defaults(run=_site_policy)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from .mint.commands import run_job
+    from .mint.request import RunRequest
+
+    request = RunRequest(
+        options.site, options.program, options.inputs, options.input_lists, options.arguments, options.outputs,
+        options.results, options.inventory,
+    )
+    return run_job(request, options.job, options.new, options.dry_run, options.json)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from .mint.commands import show_status
+
+    return show_status(options.job, options.json)
+
+
+def _logs(options: argparse.Namespace) -> int:
+    from .mint.commands import show_logs
+
+    return show_logs(options.job, options.follow, options.json)
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    from .mint.commands import cancel
+
+    return cancel(options.job, options.json)
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from .mint.commands import fetch
+
+    return fetch(options.job, options.json)
+
+
+def _jobs(options: argparse.Namespace) -> int:
+    from .mint.commands import show_jobs
+
+    return show_jobs(options.json)
+
+
+def _tend(options: argparse.Namespace) -> int:
+    from .mint.commands import tend
+
+    return tend(options.json)
+
+
+def _site_build(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from .mint.zipapp import write
+
+    print(f"{write(Path(options.output))}  {options.output}")
+    return 0
+
+
+def _site_policy(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from .declare.inventory import render_policy
+
+    sys.stdout.buffer.write(render_policy(Path(options.file)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

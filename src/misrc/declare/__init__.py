@@ -1,0 +1,1 @@
+"""The declarations: typed, parsed once, unknown keys refused; pure renderers to the files that they imply."""

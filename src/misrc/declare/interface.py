@@ -1,0 +1,211 @@
+"""MInt's declaration of a site: what both parties know. One YAML file per site in MInt's inventory."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from ..job.arguments import ArgumentRule
+from ..job.authorized_keys import parse_public_key
+from ..job.interface import Interface, ProgramInterface, Retry
+from ..job.names import ARGUMENT_NAME, PROGRAM_NAME, SITE_ID, NameRefused, check_component
+from ..job.quantities import parse_duration
+
+HOST_NAME = r"[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9-]{1,63}){0,10}"
+USER_NAME = r"[a-z_][a-z0-9_-]{0,31}"
+LEGACY_ID = r"[A-Za-z0-9._-]{1,128}"
+
+
+class Strict(BaseModel):
+    """Frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def _match(pattern: str, value: str, what: str) -> str:
+    if not re.fullmatch(pattern, value, re.ASCII):
+        raise ValueError(f"{what} is not well formed")
+    return value
+
+
+def _check_host(value: str) -> str:
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        return _match(HOST_NAME, value, "the host name")
+
+
+class Argument(Strict):
+    """One argument of a program: choices or a pattern."""
+
+    choices: Annotated[tuple[str, ...] | None, Field(description="The values that may be given.")] = None
+    pattern: Annotated[str | None, Field(description="A regular expression for the whole value.")] = None
+    default: Annotated[str | None, Field(description="The value where none is given.")] = None
+    reason: Annotated[str | None, Field(description="Why, for auditors.")] = None
+
+    def rule(self) -> ArgumentRule:
+        """The rule that the running code applies."""
+        return ArgumentRule(self.choices, self.pattern, self.default)
+
+    @model_validator(mode="after")
+    def _check(self) -> Argument:
+        self.rule()
+        return self
+
+
+Need = Literal["required", "optional"]
+
+
+class Program(Strict):
+    """One program as both parties name it."""
+
+    title: Annotated[dict[Literal["ja", "en"], str], Field(description="Its name for people.")] = {}
+    command: Annotated[str | None, Field(description="The alias by which clients of the predecessor name it.")] = None
+    inputs: Annotated[dict[str, Need], Field(description="File names (or patterns) that it takes.")] = {}
+    arguments: Annotated[dict[str, Argument], Field(description="Arguments, in the order it takes them.")] = {}
+    outputs: Annotated[dict[str, Need], Field(description="File names (or patterns) that come back.")] = {}
+    ports: Annotated[dict[str, str], Field(description="MInt's port names and the files they stand for.")] = {}
+    reason: Annotated[str | None, Field(description="Why, for auditors.")] = None
+
+    @field_validator("inputs", "outputs")
+    @classmethod
+    def _check_names(cls, value: dict[str, Need]) -> dict[str, Need]:
+        for name, need in value.items():
+            plain = name.replace("**", "x").replace("*", "x").replace("?", "x")
+            try:
+                for component in plain.split("/"):
+                    check_component(component)
+            except NameRefused as error:
+                raise ValueError(f"{name!r} {error}") from None
+            if plain != name and need == "required":
+                raise ValueError(f"{name!r} is a pattern, and a pattern can only be optional")
+        return value
+
+    @field_validator("inputs")
+    @classmethod
+    def _check_flat(cls, value: dict[str, Need]) -> dict[str, Need]:
+        if any("/" in name for name in value):
+            raise ValueError("inputs are flat: no folders")
+        return value
+
+    @field_validator("arguments")
+    @classmethod
+    def _check_arguments(cls, value: dict[str, Argument]) -> dict[str, Argument]:
+        for name in value:
+            _match(ARGUMENT_NAME, name, f"the argument name {name!r}")
+        return value
+
+    def interface(self) -> ProgramInterface:
+        """What the running code needs of it."""
+        rules = {name: argument.rule() for name, argument in self.arguments.items()}
+        return ProgramInterface(
+            dict(self.inputs), rules, dict(self.outputs), dict(self.title), self.command, dict(self.ports)
+        )
+
+
+class Via(Strict):
+    """How MInt reaches a site that is not directly reachable."""
+
+    proxy_jump: Annotated[str | None, Field(description="A jump host: [user@]host[:port].")] = None
+    socks4: Annotated[str | None, Field(description="A SOCKS4 proxy: host:port.")] = None
+
+    @field_validator("proxy_jump", "socks4")
+    @classmethod
+    def _check(cls, value: str | None) -> str | None:
+        if value is not None:
+            _match(rf"({USER_NAME}@)?{HOST_NAME}(:[0-9]{{1,5}})?", value, "the host to go through")
+        return value
+
+
+class RetryRule(Strict):
+    """How often one call is tried again while staging, starting and fetching."""
+
+    count: Annotated[int, Field(ge=0, le=1000, description="Further tries.")] = 5
+    interval: Annotated[float, Field(ge=0, le=86400, description="Seconds between tries.")] = 60.0
+
+
+class Site(Strict):
+    """One remote compute site."""
+
+    id: Annotated[str, Field(description="The site's id.")]
+    legacy_ids: Annotated[tuple[str, ...], Field(description="Names that old clients use.")] = ()
+    method: Annotated[Literal["ssh", "webapi"], Field(description="How jobs get there.")]
+    address: Annotated[str, Field(description="Host name or address.")]
+    port: Annotated[int, Field(ge=1, le=65535, description="The port of its sshd.")] = 22
+    user: Annotated[str, Field(description="The account that holds the gate.")] = "misrc"
+    host_keys: Annotated[tuple[str, ...], Field(description="Pinned host keys; never learned on first use.")]
+    via: Annotated[Via, Field(description="Jump host or proxy.")] = Via()
+    retry: Annotated[RetryRule, Field(description="Retries per call.")] = RetryRule()
+    give_up_after: Annotated[int | str, Field(description="How long an unreachable site may keep a job waiting.")] = "72h"
+    valid_until: Annotated[str | None, Field(description="No new jobs after this day (YYYY-MM-DD).")] = None
+    receipt_keys: Annotated[tuple[str, ...], Field(description="Keys that sign the site's receipts.")] = ()
+    contacts: Annotated[dict[Literal["site", "mint"], str], Field(description="Whom to ask.")] = {}
+    agreements: Annotated[tuple[Any, ...], Field(description="For the survey sheet.")] = ()
+    programs: Annotated[dict[str, Program], Field(min_length=1, description="What may be run there.")]
+    reason: Annotated[str | None, Field(description="Why, for auditors.")] = None
+
+    @field_validator("id")
+    @classmethod
+    def _check_id(cls, value: str) -> str:
+        return _match(SITE_ID, value, "the site id")
+
+    @field_validator("legacy_ids")
+    @classmethod
+    def _check_legacy(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_match(LEGACY_ID, name, "a legacy id") for name in value)
+
+    @field_validator("address")
+    @classmethod
+    def _check_address(cls, value: str) -> str:
+        return _check_host(value)
+
+    @field_validator("user")
+    @classmethod
+    def _check_user(cls, value: str) -> str:
+        if value == "root":
+            raise ValueError("the gate never runs as root")
+        return _match(USER_NAME, value, "the user name")
+
+    @field_validator("host_keys", "receipt_keys")
+    @classmethod
+    def _check_keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(parse_public_key(key) for key in value)
+
+    @field_validator("give_up_after")
+    @classmethod
+    def _check_duration(cls, value: int | str) -> int:
+        return parse_duration(value)
+
+    @field_validator("valid_until")
+    @classmethod
+    def _check_day(cls, value: str | None) -> str | None:
+        return value if value is None else _match(r"20[0-9]{2}-[01][0-9]-[0-3][0-9]", value, "the day")
+
+    @field_validator("programs")
+    @classmethod
+    def _check_programs(cls, value: dict[str, Program]) -> dict[str, Program]:
+        for name in value:
+            _match(PROGRAM_NAME, name, f"the program name {name!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _check_pins(self) -> Site:
+        if self.method == "webapi":
+            raise ValueError("method webapi is not available in this version")
+        if not self.host_keys:
+            raise ValueError("host_keys: an ssh site needs at least one pinned host key")
+        return self
+
+    def interface(self, identity: str | None) -> Interface:
+        """What the running code needs of it."""
+        return Interface(
+            id=self.id, method=self.method, address=self.address, port=self.port, user=self.user,
+            programs={name: program.interface() for name, program in self.programs.items()},
+            host_keys=self.host_keys, proxy_jump=self.via.proxy_jump, socks4=self.via.socks4,
+            retry=Retry(self.retry.count, self.retry.interval), give_up_after=float(self.give_up_after),
+            valid_until=self.valid_until, contact_site=self.contacts.get("site", ""),
+            contact_mint=self.contacts.get("mint", ""), receipt_keys=self.receipt_keys, identity=identity,
+        )

@@ -1,0 +1,111 @@
+"""Find and parse the declarations in an inventory folder: `host_vars/*.yml`, one file per site."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from ..job.codec import CodecError, dump_json, encode
+from ..job.errors import BadRequest
+from ..job.interface import Interface
+from ..job.policy import parse_policy
+from .interface import Site
+
+MAX_FILE_BYTES = 1 << 20
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases (no bombs) and without duplicate keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not taken")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        if len(set(map(str, keys))) != len(keys):
+            raise yaml.YAMLError(f"a key stands twice at line {node.start_mark.line + 1}")
+        return super().construct_mapping(node, deep=deep)
+
+
+# Dates stay text: a day is written YYYY-MM-DD and parsed by its own rule.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in rules if tag != "tag:yaml.org,2002:timestamp"]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def read_variables(path: Path) -> dict[str, Any]:
+    """One host_vars file as plain values; BadRequest names the file and the place."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise BadRequest(f"{path}: longer than 1 MiB")
+        value = yaml.load(data, Loader=_Loader)  # noqa: S506 - a SafeLoader with less
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadRequest(f"{path}: {' '.join(str(error).split())}") from None
+    if not isinstance(value, dict):
+        raise BadRequest(f"{path}: a mapping is needed")
+    return value
+
+
+def parse_site(variables: dict[str, Any], path: Path) -> Interface:
+    """The interface in a host_vars file; BadRequest names file, key and reason."""
+    identity = variables.get("misrc_identity")
+    if identity is not None and not (isinstance(identity, str) and identity.startswith("/")):
+        raise BadRequest(f"{path}: misrc_identity: an absolute path is needed")
+    try:
+        return Site.model_validate(variables.get("misrc_site")).interface(identity)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise BadRequest(f"{path}: misrc_site{'.' if place else ''}{place}: {first['msg']}") from None
+
+
+def load_sites(inventory: Path) -> dict[str, Interface]:
+    """Every site of an inventory; a site id that stands in two files is refused."""
+    sites: dict[str, Interface] = {}
+    for path in sorted([*inventory.glob("host_vars/*.yml"), *inventory.glob("host_vars/*/*.yml")]):
+        variables = read_variables(path)
+        if "misrc_site" not in variables:
+            continue
+        site = parse_site(variables, path)
+        if site.id in sites:
+            raise BadRequest(f"{path}: misrc_site.id: {site.id} stands in another file too")
+        sites[site.id] = site
+    return sites
+
+
+def render_policy(path: Path) -> bytes:
+    """The `misrc_policy` of a host_vars file as the JSON that a site installs, checked by the site's own rules."""
+    variables = read_variables(path)
+    if "misrc_policy" not in variables:
+        raise BadRequest(f"{path}: there is no misrc_policy in it")
+    data = json.dumps(variables["misrc_policy"], indent=2, ensure_ascii=False, default=str).encode() + b"\n"
+    try:
+        parse_policy(data)
+    except (CodecError, ValueError) as error:
+        raise BadRequest(f"{path}: misrc_policy: {error}") from None
+    return data
+
+
+def main() -> int:
+    """Print every site of the inventory named on the command line as one JSON object (for `misrc.mint.sites`)."""
+    try:
+        sites = load_sites(Path(sys.argv[1]))
+    except BadRequest as error:
+        sys.stderr.write(f"{error}\n")
+        return BadRequest.exit_code
+    sys.stdout.buffer.write(dump_json({name: encode(site) for name, site in sites.items()}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

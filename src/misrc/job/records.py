@@ -1,0 +1,40 @@
+"""Durable records, on both sides: a record is replaced whole or not at all, and is on disk before it counts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from .codec import dump_json, encode
+from .faults import reach
+
+PRIVATE_FILE = 0o600
+PRIVATE_FOLDER = 0o700
+
+
+def write_record(folder: int, name: str, data: bytes) -> None:
+    """Replace the file `name` in the open folder atomically and durably: temporary file, fsync, rename, fsync."""
+    reach(f"record.{name}.before")
+    temporary = f".{name}.{os.getpid()}"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary, dir_fd=folder)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, PRIVATE_FILE, dir_fd=folder)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        reach(f"record.{name}.written")
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+        raise
+    os.fsync(folder)
+    reach(f"record.{name}.after")
+
+
+def write_json(folder: int, name: str, value: object) -> None:
+    """`write_record` of a dataclass or plain value as canonical JSON."""
+    write_record(folder, name, dump_json(encode(value)) + b"\n")

@@ -1,0 +1,220 @@
+"""The commands around a job, each a short story: ask, show, say how it ended."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from ..job.codec import dump_json, encode
+from ..job.errors import JobCancelled, MisrcError, Refused, Unreachable
+from ..job.quantities import format_size
+from ..job.states import JobState
+from ..wire.grammar import Command, Verb, render_command
+from ..wire.replies import Reply
+from .connection import Connection
+from .display import Display
+from .jobs import JobStore, MintJob, derive_job_id, list_jobs, require_job
+from .messages import say
+from .request import RunRequest, check_request
+from .run import cancel_job, resume, run
+from .sites import load_site
+
+FOLLOW_SECONDS = 2
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(dump_json(encode(value)).decode("utf-8", "replace") + "\n")
+    sys.stdout.flush()
+
+
+def _open(record: MintJob) -> Connection:
+    return Connection.make(load_site(Path(record.inventory), record.site))
+
+
+def run_job(request: RunRequest, job: str | None, new: bool, dry: bool, as_json: bool) -> int:
+    """`misrc run`."""
+    display = Display(quiet=as_json)
+    if dry:
+        return _run_dry(request, display, as_json)
+    record = run(request, job, new, display)
+    if as_json:
+        _print_json(record)
+    else:
+        display.say("job.succeeded", job=record.job, count=len(record.delivered), results=record.results)
+        for name in record.delivered:
+            print(Path(record.results, name))
+    return 0
+
+
+def _run_dry(request: RunRequest, display: Display, as_json: bool) -> int:
+    import dataclasses
+
+    from .staging import ask_dry
+
+    site, asked = check_request(request)
+    record = dataclasses.replace(asked, job=derive_job_id(asked.call + "dry", 0))
+    connection = Connection.make(site)
+    try:
+        reply = ask_dry(connection, record)
+    finally:
+        connection.close()
+    if as_json:
+        _print_json({"accepted": True, "site": site.id, "program": request.program, "free_bytes": reply.free_bytes})
+        return 0
+    size = format_size(sum(item.size for item in record.inputs))
+    free = format_size(reply.free_bytes or 0)
+    display.say("dry.accepted", site=site.id, count=len(record.inputs), size=size, free=free)
+    return 0
+
+
+def show_jobs(as_json: bool) -> int:
+    """`misrc jobs`."""
+    for record in list_jobs():
+        if as_json:
+            _print_json(record)
+            continue
+        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created))
+        outcome = record.outcome.value if record.outcome else "-"
+        print(f"{record.job}  {made}  {record.state.value:<9} {outcome:<9} {record.site}/{record.program}")
+    return 0
+
+
+def show_status(job: str, as_json: bool) -> int:
+    """`misrc status`: the site's word where it can be reached, else our last knowledge, said as such."""
+    record = require_job(job).read()
+    reply, why = None, ""
+    if record.state is not JobState.CLOSED:
+        connection = _open(record)
+        try:
+            reply = connection.ask(render_command(Command(Verb.WAIT, job, 0, 0)))[0]
+        except (Unreachable, Refused) as error:
+            why = str(error)
+        finally:
+            connection.close()
+    if as_json:
+        _print_json({"record": encode(record), "site": encode(reply) if reply else None, "unreachable": why or None})
+        return 0
+    known = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.known or record.created))
+    state, outcome = (reply.state, reply.outcome) if reply and reply.state else (record.state, record.outcome)
+    print(f"{job}  {record.site}/{record.program}")
+    print(f"{state.value}{'  ' + outcome.value if outcome else ''}{'  last known at ' + known if why else ''}")
+    if reply and reply.progress:
+        print(f"{reply.progress.done:g}/{reply.progress.total:g} {reply.progress.unit} {reply.progress.text}".rstrip())
+    if why:
+        print(f"misrc: {why}", file=sys.stderr)
+    return 0
+
+
+def show_logs(job: str, follow: bool, as_json: bool) -> int:
+    """`misrc logs`: bytes as they are; on a terminal, control characters are shown, not obeyed."""
+    record = require_job(job).read()
+    delivered = Path(record.results, "remote_program_exec.log")
+    if record.state is JobState.CLOSED:
+        _show(delivered.read_bytes() if delivered.is_file() else b"", as_json)
+        return 0
+    connection = _open(record)
+    connection.open()
+    offset = 0
+    try:
+        while True:
+            seconds = FOLLOW_SECONDS if follow else 0
+            reply, sections = connection.ask(render_command(Command(Verb.WAIT, job, seconds, offset)))
+            _show(sections.get("log", b""), as_json)
+            moved = reply.offset is not None and reply.offset > offset
+            offset = reply.offset or offset
+            if not moved and (not follow or reply.state is None or reply.state.final):
+                return 0
+    finally:
+        connection.close()
+
+
+def _show(data: bytes, as_json: bool) -> None:
+    if as_json:
+        if data:
+            _print_json({"log": data.decode("utf-8", "replace")})
+        return
+    if sys.stdout.isatty():
+        text = data.decode("utf-8", "replace")
+        sys.stdout.write("".join(c if c.isprintable() or c in "\n\t" else "�" for c in text))
+    else:
+        sys.stdout.buffer.write(data)
+    sys.stdout.flush()
+
+
+def cancel(job: str, as_json: bool) -> int:
+    """`misrc cancel`: 0 when the job is stopped, or had ended before."""
+    store = require_job(job)
+    record = store.read()
+    try:
+        if not record.state.final:
+            record = cancel_job(store, load_site(Path(record.inventory), record.site), Display(quiet=as_json))
+    except JobCancelled as done:
+        record = store.read()
+        if not as_json:
+            print(done)
+    if as_json:
+        _print_json(record)
+    return 0
+
+
+def fetch(job: str, as_json: bool) -> int:
+    """`misrc fetch`: go on with a job until its results are here."""
+    record = resume(require_job(job), Display(quiet=as_json))
+    if as_json:
+        _print_json(record)
+    else:
+        for name in record.delivered:
+            print(Path(record.results, name))
+    return 0
+
+
+def tend(as_json: bool) -> int:
+    """`misrc tend`: finish what nobody looks after: pending cancels, unfetched results, closing."""
+    worst, found = 0, False
+    for record in list_jobs():
+        store = JobStore(record.job)
+        if record.state is JobState.CLOSED or store.is_driven():
+            continue
+        if not record.cancel and not _has_ended(record):
+            continue
+        found = True
+        worst = max(worst, _tend_one(store, record, as_json))
+    if not found and not as_json:
+        print(say("tend.nothing"))
+    return worst
+
+
+def _has_ended(record: MintJob) -> bool:
+    """Whether there is something to fetch; a job that still runs, or never reached the site, is left alone."""
+    if record.state.final:
+        return True
+    if not record.state.started:
+        return False
+    connection = _open(record)
+    try:
+        reply: Reply = connection.ask(render_command(Command(Verb.WAIT, record.job, 0, 0)))[0]
+        return reply.state is not None and reply.state.final
+    except MisrcError:
+        return False
+    finally:
+        connection.close()
+
+
+def _tend_one(store: JobStore, record: MintJob, as_json: bool) -> int:
+    display = Display(quiet=True)
+    status, text = 0, ""
+    try:
+        if record.cancel and not record.state.final:
+            cancel_job(store, load_site(Path(record.inventory), record.site), display)
+        else:
+            resume(store, display)
+    except MisrcError as error:
+        text = str(error)
+        status = 0 if store.read().state is JobState.CLOSED else error.exit_code
+    after = store.read()
+    if as_json:
+        _print_json({"job": record.job, "state": after.state.value, "note": text})
+    else:
+        print(f"{record.job}  {after.state.value}  {text}".rstrip())
+    return status

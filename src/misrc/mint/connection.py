@@ -1,0 +1,250 @@
+"""One SSH connection per job: multiplexed over a socket in a private folder that is made for the job and gone with it.
+
+A session whose shared connection has died makes one of its own, so a cut costs time and never an answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from ..declare.ssh import render_config, render_known_hosts
+from ..job.errors import MisrcError, Refused, Unreachable
+from ..job.interface import Interface
+from ..wire.refusals import Refusal
+from ..wire.replies import Reply, ReplyError, read_reply
+from .messages import say
+from .places import identity_file
+
+SSH = "/usr/bin/ssh"
+SESSION_SECONDS = 900.0
+SHARE_SECONDS = 45.0
+_HOST_KEY = re.compile(r"Host key verification failed|REMOTE HOST IDENTIFICATION|no matching host key type")
+_DENIED = re.compile(r"Permission denied|Too many authentication failures")
+_PR_SET_PDEATHSIG = 1
+
+T = TypeVar("T")
+
+
+class Untrusted(Unreachable):
+    """The host is not the declared one, or does not know us: trying again cannot help."""
+
+    transient = False
+
+
+def _environment() -> dict[str, str]:
+    return {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C"}
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+class Connection:
+    """Sessions with one site's gate. `folder` holds the configuration and the socket."""
+
+    def __init__(self, site: Interface, folder: Path) -> None:
+        self.site = site
+        self.folder = folder
+        self.socket = folder / "c"
+        self._master: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def make(cls, site: Interface) -> Connection:
+        """A connection with a private folder of its own."""
+        folder = Path(tempfile.mkdtemp(prefix="misrc-"))
+        known_hosts = folder / "known_hosts"
+        known_hosts.write_text(render_known_hosts(site), encoding="utf-8")
+        identity = identity_file(site.id, site.identity)
+        config = render_config(site, str(known_hosts), str(identity), str(folder / "c"))
+        (folder / "config").write_text(config, encoding="utf-8")
+        return cls(site, folder)
+
+    def open(self) -> None:
+        """Begin to connect, without waiting for it."""
+        self._master = subprocess.Popen(
+            [SSH, "-F", str(self.folder / "config"), "-M", "-N", "site"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=_environment(), preexec_fn=_die_with_parent,  # noqa: PLW1509 - one prctl call
+        )
+        (self.folder / "master").write_text(str(self._master.pid), encoding="ascii")
+
+    def release(self) -> None:
+        """Let go of the shared connection; later sessions make their own."""
+        if self._master is not None:
+            self._master.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._master.wait(timeout=5)
+            self._master = None
+        self.note_master()
+
+    def close(self) -> None:
+        """End the connection and remove its folder."""
+        self.release()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def note_master(self) -> None:
+        """Reap a shared connection that ended, so that nobody waits for it."""
+        if self._master is None or self._master.poll() is not None:
+            with contextlib.suppress(FileNotFoundError):
+                (self.folder / "master").unlink()
+            self.socket.unlink(missing_ok=True)
+
+    def _await_share(self) -> None:
+        """While the shared connection is being made, wait for it rather than make another."""
+        deadline = time.monotonic() + SHARE_SECONDS
+        while not self.socket.exists() and time.monotonic() < deadline:
+            if self._master is not None:
+                self.note_master()
+            if not (self.folder / "master").exists():
+                return
+            time.sleep(0.005)
+
+    def rsh(self) -> str:
+        """The remote shell for rsync's --rsh: words without any character that rsync would split or quote."""
+        self._await_share()
+        return f"{SSH} -F {self.folder / 'config'}"
+
+    def ask(
+        self, command: str, data: bytes = b"", on_progress: Callable[[Reply], None] | None = None,
+        seconds: float = SESSION_SECONDS,
+    ) -> tuple[Reply, Mapping[str, bytes]]:
+        """One verb: send, read the whole reply; Refused, Unreachable or MisrcError otherwise."""
+        self._await_share()
+        with tempfile.TemporaryFile() as errors, self._session(command, errors) as process:
+            killer = _Deadline(process, seconds)
+            try:
+                reply, sections = _exchange(process, data, on_progress)
+            except (ReplyError, BrokenPipeError) as error:
+                process.kill()
+                status = process.wait()
+                errors.seek(0)
+                raise self._explain(status, errors.read(8192), error, killer) from None
+            finally:
+                killer.cancel()
+        if reply.refused is not None:
+            raise self._refused(reply.refused)
+        return reply, sections
+
+    @contextlib.contextmanager
+    def _session(self, command: str, errors: object) -> Iterator[subprocess.Popen[bytes]]:
+        process = subprocess.Popen(
+            [SSH, "-F", str(self.folder / "config"), "site", command],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,  # type: ignore[call-overload]
+            env=_environment(), preexec_fn=_die_with_parent,
+        )
+        try:
+            yield process
+        finally:
+            for stream in (process.stdin, process.stdout):
+                with contextlib.suppress(OSError):
+                    if stream is not None:
+                        stream.close()
+            if process.poll() is None:
+                try:
+                    process.wait(timeout=5)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+    def _explain(self, status: int, errors: bytes, cause: Exception, killer: _Deadline) -> MisrcError:
+        text = errors.decode("utf-8", "replace")
+        denied = re.search(r"misrc: denied \((E[0-9]{2})\)", text)
+        if denied:
+            return self._refused(denied[1])
+        return self.explain_ssh(text) or (
+            Unreachable(self._say("ssh.unreachable", why="no answer in time"))
+            if killer.struck
+            else Unreachable(self._say("ssh.unreachable", why=_last_line(text) or "the connection was cut"))
+            if status == 255 or "cut" in str(cause) or "no reply" in str(cause)
+            else MisrcError(self._say("ssh.protocol", why=str(cause)))
+        )
+
+    def explain_ssh(self, text: str) -> Unreachable | None:
+        """What ssh's own words mean, where trying again cannot help."""
+        if _HOST_KEY.search(text):
+            return Untrusted(self._say("ssh.host_key"))
+        if _DENIED.search(text):
+            return Untrusted(self._say("ssh.denied"))
+        return None
+
+    def _say(self, key: str, **values: object) -> str:
+        contact = self.site.contact_site or self.site.contact_mint or "the site"
+        address = f"{self.site.address}:{self.site.port}"
+        return say(key, site=self.site.id, address=address, contact=contact, **values)
+
+    def _refused(self, code: str) -> MisrcError:
+        why = say(code, contact=self.site.contact_site or "the site") if re.fullmatch("E[0-9]{2}", code) else "?"
+        if code in (Refusal.BUSY.value, Refusal.INTERNAL.value):
+            return Unreachable(self._say("ssh.unreachable", why=why))
+        return Refused(f"{self.site.id}: {why} ({code})", code)
+
+    def retrying(self, action: Callable[[], T]) -> T:
+        """Do `action`, trying again as declared while the site cannot be reached."""
+        interval = self.site.retry.interval
+        for attempt in range(self.site.retry.count + 1):
+            try:
+                return action()
+            except Unreachable as error:
+                if not error.transient or attempt == self.site.retry.count:
+                    raise
+                pause = min(1.0, interval) if attempt == 0 else interval
+                sleep_while_driven(pause * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+        raise AssertionError("unreachable")
+
+
+def sleep_while_driven(seconds: float) -> None:
+    """Sleep, unless the `misrc run` that this process works for is gone."""
+    driver = os.environ.get("MISRC_DRIVER")
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if driver and not os.path.exists(f"/proc/{driver}"):
+            raise MisrcError("misrc run is gone")
+        time.sleep(min(left, 1.0))
+
+
+def _exchange(
+    process: subprocess.Popen[bytes], data: bytes, on_progress: Callable[[Reply], None] | None
+) -> tuple[Reply, Mapping[str, bytes]]:
+    assert process.stdin is not None and process.stdout is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(data)
+        process.stdin.close()
+    return read_reply(process.stdout, on_progress)  # type: ignore[arg-type]
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return re.sub(r"[^\x20-\x7e]", "?", lines[-1])[:200] if lines else ""
+
+
+class _Deadline:
+    """Kills a session that takes longer than it may."""
+
+    def __init__(self, process: subprocess.Popen[bytes], seconds: float) -> None:
+        import threading
+
+        self.struck = False
+        self._process = process
+        self._timer = threading.Timer(seconds, self._strike)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _strike(self) -> None:
+        self.struck = True
+        self._process.kill()
+
+    def cancel(self) -> None:
+        """The session ended by itself."""
+        self._timer.cancel()

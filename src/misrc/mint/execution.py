@@ -1,0 +1,76 @@
+"""Execute: start the agreed program, once, and wait for its end. A repeated start is answered "already started"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ..job.errors import Refused
+from ..job.faults import reach
+from ..job.states import JobState
+from ..wire.grammar import MAX_WAIT_SECONDS, Command, Verb, render_command
+from ..wire.refusals import Refusal
+from ..wire.replies import FILE_PREFIX, Reply
+from .connection import SESSION_SECONDS, Connection
+from .jobs import JobStore, MintJob
+from .staging import INPUTS
+
+MANIFEST = "manifest.jsonl"
+RECEIPT = "receipt.json"
+SIGNATURE = "receipt.sig"
+_DOCUMENTS = {"manifest": MANIFEST, "receipt": RECEIPT, "signature": SIGNATURE}
+
+
+def start(store: JobStore, connection: Connection) -> MintJob:
+    """Start the program, unless the site has accepted the start already."""
+    reach("start.enter")
+    record = store.read()
+    if record.state is JobState.STAGED:
+        command = render_command(Command(Verb.START, record.job))
+        document = store.load(INPUTS) or b""
+        try:
+            reply, _ = connection.retrying(lambda: connection.ask(command, document))
+        except Refused as refused:
+            if refused.code == Refusal.INPUTS.value:
+                _stage_again(store)
+            raise
+        store.advance(reply.state or JobState.QUEUED, checkpoint=reply.checkpoint)
+    reach("start.leave")
+    return store.read()
+
+
+def _stage_again(store: JobStore) -> None:
+    """What arrived is not what was announced: the next call sends it again (rsync mends only what differs)."""
+    import dataclasses
+
+    store.save(dataclasses.replace(store.read(), state=JobState.CREATED))
+
+
+def wait(
+    store: JobStore, connection: Connection, seconds: float, on_progress: Callable[[Reply], None] | None = None
+) -> bool:
+    """Wait up to `seconds` for the program's end; whether it has ended. Does not retry: the caller decides."""
+    reach("wait.enter")
+    record = store.read()
+    if record.state.final:
+        return True
+    bound = max(0, min(int(seconds), MAX_WAIT_SECONDS))
+    command = render_command(Command(Verb.WAIT, record.job, bound, 0))
+    reply, sections = connection.ask(command, on_progress=on_progress, seconds=bound + SESSION_SECONDS)
+    _note(store, reply, sections)
+    reach("wait.leave")
+    return store.read().state.final
+
+
+def _note(store: JobStore, reply: Reply, sections: Mapping[str, bytes]) -> None:
+    """Keep what the site said; documents first, so that an ended record always has them."""
+    if reply.state is None:
+        return
+    for name, file in _DOCUMENTS.items():
+        if name in sections:
+            store.write(file, sections[name])
+    for name, data in sections.items():
+        if name.startswith(FILE_PREFIX):
+            store.keep_small(name[len(FILE_PREFIX) :], data)
+    # Retrieved and closed are our own words: the site may have heard `close` although its answer was lost.
+    state = JobState.ENDED if reply.state.final else reply.state
+    store.advance(state, outcome=reply.outcome, reason=reply.reason or "", checkpoint=reply.checkpoint)

@@ -1,0 +1,250 @@
+"""MInt's own record of each job: what was asked, how far it is, and everything that a later call needs to go on.
+
+One folder per job below the state folder. A call is known by what it asks for, so that the same call made again finds
+its job instead of computing twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ..job.codec import CodecError, decode, dump_json, encode, parse_json
+from ..job.errors import BadRequest, MisrcError
+from ..job.ledger import Checkpoint
+from ..job.names import NameRefused, check_result_name, is_job_id
+from ..job.records import write_json, write_record
+from ..job.states import JobState, Outcome, check_transition
+from .messages import say
+from .places import state_folder
+
+RECORD = "job.json"
+FAILURE = "failure.json"
+PROGRESS = "progress.json"
+SMALL = "small"
+_HASHED_BELOW = 16 << 20
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One input: the name that the program knows, and the file here."""
+
+    name: str
+    path: str
+    size: int
+
+
+@dataclass(frozen=True)
+class MintJob:
+    """What MInt knows of a job. `known` is when the site was last heard; times are UTC seconds."""
+
+    job: str
+    call: str
+    inventory: str
+    site: str
+    program: str
+    arguments: Mapping[str, str]
+    inputs: tuple[InputFile, ...]
+    results: str
+    copies: Mapping[str, str] = field(default_factory=dict)
+    state: JobState = JobState.CREATED
+    outcome: Outcome | None = None
+    reason: str = ""
+    created: float = 0.0
+    known: float = 0.0
+    cancel: bool = False
+    checkpoint: Checkpoint | None = None
+    delivered: tuple[str, ...] = ()
+
+
+class JobStore:
+    """The folder of one job."""
+
+    def __init__(self, job: str) -> None:
+        self.job = job
+        self.path = state_folder() / "jobs" / job
+
+    @property
+    def exists(self) -> bool:
+        """Whether the job is known here."""
+        return (self.path / RECORD).is_file()
+
+    def create(self, record: MintJob) -> None:
+        """Write the first record."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.save(record)
+
+    def read(self) -> MintJob:
+        """The record; BadRequest where there is none."""
+        try:
+            return decode(MintJob, parse_json((self.path / RECORD).read_bytes()))
+        except FileNotFoundError:
+            raise BadRequest(say("job.unknown", job=self.job)) from None
+        except CodecError as error:
+            raise MisrcError(f"{self.path / RECORD}: {error}") from None
+
+    def save(self, record: MintJob) -> None:
+        """Replace the record."""
+        with self._folder() as folder:
+            write_json(folder, RECORD, record)
+
+    def update(self, **changes: object) -> MintJob:
+        """Change fields that are not the state."""
+        record = dataclasses.replace(self.read(), **changes)  # type: ignore[arg-type]
+        self.save(record)
+        return record
+
+    def advance(self, new: JobState, **changes: object) -> MintJob:
+        """Move on to `new`, through every state on the way; a state already passed is left as it is."""
+        record = self.read()
+        state = record.state
+        for step in _steps(state, new):
+            check_transition(state, step)
+            state = step
+        record = dataclasses.replace(record, state=state, known=time.time(), **changes)  # type: ignore[arg-type]
+        self.save(record)
+        return record
+
+    def write(self, name: str, data: bytes) -> None:
+        """Keep a document beside the record."""
+        with self._folder() as folder:
+            write_record(folder, name, data)
+
+    def load(self, name: str) -> bytes | None:
+        """A document beside the record."""
+        try:
+            return (self.path / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def keep_small(self, name: str, data: bytes) -> None:
+        """Keep a small result that came with an answer. Not durable: what is missing later is fetched."""
+        try:
+            check_result_name(name)
+        except NameRefused:
+            return
+        path = self.path / SMALL / name
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    def small(self, name: str) -> bytes | None:
+        """A small result that is kept."""
+        try:
+            return (self.path / SMALL / name).read_bytes()
+        except OSError:
+            return None
+
+    def drop(self, name: str) -> None:
+        """Forget a document."""
+        (self.path / name).unlink(missing_ok=True)
+
+    def tell_progress(self, phase: str, done: float = 0, total: float = 0) -> None:
+        """For whoever watches: where the present step is. Not durable, and allowed to fail."""
+        with contextlib.suppress(OSError):
+            temporary = self.path / f".{PROGRESS}"
+            temporary.write_bytes(dump_json({"phase": phase, "done": done, "total": total}))
+            temporary.rename(self.path / PROGRESS)
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Only one process drives a job; another waits here until it can go on from what that one reached."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def is_driven(self) -> bool:
+        """Whether a `misrc run` looks after the job now."""
+        try:
+            descriptor = os.open(self.path / "driver.lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    @contextlib.contextmanager
+    def _folder(self) -> Iterator[int]:
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+def _steps(old: JobState, new: JobState) -> list[JobState]:
+    if new is JobState.HELD:
+        return [*_steps(old, JobState.RUNNING), new] if old.order < new.order else []
+    if old is JobState.HELD:
+        return [state for state in JobState if old.order < state.order <= new.order]
+    way = [state for state in JobState if state is not JobState.HELD]
+    if new.order <= old.order:
+        return []
+    return way[way.index(old) + 1 : way.index(new) + 1]
+
+
+def list_jobs() -> list[MintJob]:
+    """Every job known here, oldest first; a record that cannot be read is skipped."""
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(state_folder() / "jobs"):
+            with contextlib.suppress(MisrcError):
+                if is_job_id(name) and JobStore(name).exists:
+                    found.append(JobStore(name).read())
+    return sorted(found, key=lambda record: record.created)
+
+
+def identify_call(site: str, program: str, arguments: Mapping[str, str], inputs: tuple[InputFile, ...], results: str) -> str:
+    """What makes two calls the same: site, program, arguments, inputs, results folder, and MInt's run id if given.
+
+    Inputs count by content up to 16 MiB, and by file identity, size and time of change above.
+    """
+    asked = {
+        "site": site, "program": program, "arguments": dict(arguments), "results": results,
+        "run": os.environ.get("MISRC_RUN_ID", ""), "inputs": {item.name: _identify(item) for item in inputs},
+    }
+    return hashlib.sha256(dump_json(asked)).hexdigest()
+
+
+def _identify(item: InputFile) -> str:
+    if item.size <= _HASHED_BELOW:
+        with open(item.path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    status = os.stat(item.path)
+    return f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+
+
+def derive_job_id(call: str, attempt: int) -> str:
+    """The id of a call's job number `attempt`."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"misrc:{call}:{attempt}"))
+
+
+def record_as_json(record: MintJob) -> bytes:
+    """The record for machines."""
+    return dump_json(encode(record))
+
+
+def require_job(job: str) -> JobStore:
+    """The store of a job that must exist here."""
+    if not is_job_id(job):
+        raise BadRequest(say("job.malformed", job=job))
+    store = JobStore(job)
+    if not store.exists:
+        raise BadRequest(say("job.unknown", job=job))
+    return store
+
+

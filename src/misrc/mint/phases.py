@@ -1,0 +1,76 @@
+"""The three steps of the run playbook as Ansible action plugins see them. They run on MInt's own node.
+
+What fails leaves its type beside the record, because a play can only say that it failed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+from ..job.codec import dump_json
+from ..job.errors import MisrcError, Refused
+from . import execution, retrieval, staging
+from .connection import Connection
+from .jobs import FAILURE, JobStore
+from .sites import load_site
+
+# How long the first play stays for a short program, in seconds.
+PATIENCE = float(os.environ.get("MISRC_PATIENCE", "4"))
+
+
+def stage_phase(store: JobStore, connection: Connection) -> dict[str, Any]:
+    """Stage; `changed` says whether anything was sent."""
+    before = store.read().state
+    return {"changed": staging.stage(store, connection).state is not before}
+
+
+def execute_phase(store: JobStore, connection: Connection) -> dict[str, Any]:
+    """Start and wait a little."""
+    before = store.read().state
+    record = execution.start(store, connection)
+    if not record.state.final:
+        connection.retrying(lambda: execution.wait(store, connection, PATIENCE))
+    record = store.read()
+    return {"changed": record.state is not before, "ended": record.state.final}
+
+
+def retrieve_phase(store: JobStore, connection: Connection) -> dict[str, Any]:
+    """Fetch, verify, deliver, close."""
+    before = store.read().state
+    return {"changed": retrieval.retrieve(store, connection).state is not before}
+
+
+class PhaseAction(ActionBase):
+    """What the three plugins share."""
+
+    phase: Callable[[JobStore, Connection], dict[str, Any]]
+
+    def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
+        """Run the step of the job that the task names."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        store = JobStore(str(self._task.args["job"]))
+        try:
+            with store.lock("phase.lock"):
+                record = store.read()
+                site = load_site(Path(record.inventory), record.site)
+                connection = Connection(site, Path(os.environ["MISRC_CONNECTION"]))
+                result.update(type(self).phase(store, connection))
+        except (MisrcError, OSError) as error:
+            note_failure(store, error)
+            result.update(failed=True, msg=str(error))
+        return result
+
+
+def note_failure(store: JobStore, error: Exception) -> None:
+    """Keep an error's type and words for `misrc run`."""
+    kind = type(error) if isinstance(error, MisrcError) else MisrcError
+    note = {
+        "exit_code": kind.exit_code, "transient": getattr(error, "transient", False), "message": str(error),
+        "code": error.code if isinstance(error, Refused) else "",
+    }
+    store.write(FAILURE, dump_json(note))

@@ -1,0 +1,227 @@
+"""Retrieve: fetch what the site released, check every byte against the manifest and the receipt, deliver, close.
+
+Results arrive in a private, empty folder beside their destination; only declared names are taken out of it. Exit
+codes of transfer tools decide nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..job.codec import CodecError
+from ..job.errors import BadRequest, MisrcError, Refused
+from ..job.faults import reach
+from ..job.interface import REQUIRED
+from ..job.manifest import Manifest, digest_manifest, hash_stream, parse_manifest, total_bytes
+from ..job.names import NameSet, check_result_name
+from ..job.quantities import format_size
+from ..job.receipt import NAMESPACE, parse_receipt
+from ..job.spec import MAX_INLINE_BYTES
+from ..job.states import JobState, Outcome
+from ..wire.grammar import Command, Verb, render_command
+from ..wire.rsync import get_argv
+from .connection import Connection
+from .execution import MANIFEST, RECEIPT, SIGNATURE
+from .jobs import JobStore, MintJob
+from .messages import say
+from .staging import INPUTS
+from .transfer import RSYNC, run_rsync
+
+LOG = "remote_program_exec.log"
+MAX_FILES = 10**6
+
+
+def retrieve(store: JobStore, connection: Connection) -> MintJob:
+    """Bring an ended job to `closed`, with its results delivered."""
+    reach("retrieve.enter")
+    record = store.read()
+    if record.state is JobState.ENDED:
+        manifest = _read_manifest(store, connection)
+        _check_receipt(store, connection, manifest)
+        record = _deliver_all(store, connection, record, manifest)
+    if record.state is JobState.RETRIEVED:
+        close(store, connection)
+    reach("retrieve.leave")
+    return store.read()
+
+
+def close(store: JobStore, connection: Connection) -> None:
+    """Tell the site that MInt has what it needs."""
+    record = store.read()
+    command = render_command(Command(Verb.CLOSE, record.job))
+    with contextlib.suppress(Refused):
+        reply, _ = connection.retrying(lambda: connection.ask(command))
+        store.update(checkpoint=reply.checkpoint)
+    store.advance(JobState.CLOSED)
+
+
+def _read_manifest(store: JobStore, connection: Connection) -> Manifest:
+    document = store.load(MANIFEST)
+    if document is None:
+        return ()
+    try:
+        return parse_manifest(document, check_result_name, MAX_FILES)
+    except CodecError:
+        raise _mismatch(store, connection) from None
+
+
+def _mismatch(store: JobStore, connection: Connection) -> MisrcError:
+    site = connection.site
+    return MisrcError(say("results.mismatch", site=site.id, job=store.job, contact=site.contact_site or site.id))
+
+
+def _deliver_all(store: JobStore, connection: Connection, record: MintJob, manifest: Manifest) -> MintJob:
+    results = Path(record.results)
+    arriving = results / f".misrc-{record.job}"
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        arriving.mkdir(mode=0o700, exist_ok=True)
+        _check_space(results, arriving, manifest)
+        _receive(store, connection, arriving, manifest)
+        reach("retrieve.received")
+        names = _deliver(connection, record, arriving, manifest)
+        shutil.rmtree(arriving, ignore_errors=True)
+    except OSError as error:
+        raise BadRequest(say("local.disk", why=error.strerror or error, job=record.job)) from None
+    return store.advance(JobState.RETRIEVED, delivered=tuple(names))
+
+
+def _check_space(results: Path, arriving: Path, manifest: Manifest) -> None:
+    needed = total_bytes(manifest) - sum(path.stat().st_size for path in arriving.rglob("*") if path.is_file())
+    free = shutil.disk_usage(results).free
+    if needed > free:
+        raise BadRequest(say("results.space", path=results, needed=format_size(needed), free=format_size(free)))
+
+
+def _receive(store: JobStore, connection: Connection, arriving: Path, manifest: Manifest) -> None:
+    if not _take_small(store, arriving, manifest):
+        total = total_bytes(manifest)
+        argv = get_argv(RSYNC, connection.rsh(), store.job, str(arriving))
+        connection.retrying(
+            lambda: run_rsync(connection, argv, lambda done: store.tell_progress("retrieve", done, total))
+        )
+    _verify(store, connection, arriving, manifest)
+
+
+def _take_small(store: JobStore, arriving: Path, manifest: Manifest) -> bool:
+    """Use what came along with the last answer, if that was everything."""
+    if total_bytes(manifest) > MAX_INLINE_BYTES:
+        return False
+    found = {entry.name: store.small(entry.name) for entry in manifest}
+    for name, data in found.items():
+        if data is None:
+            return False
+        _write_private(arriving / name, data)
+    return True
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
+        file.write(data)
+
+
+def _verify(store: JobStore, connection: Connection, arriving: Path, manifest: Manifest) -> None:
+    """Exactly the manifest's files, with the manifest's content; anything else discards the whole."""
+    arrived = {}
+    for folder, folders, names in os.walk(arriving):
+        if any(os.path.islink(os.path.join(folder, name)) for name in folders):
+            raise _discard(store, connection, arriving)
+        for name in names:
+            path = Path(folder, name)
+            arrived[str(path.relative_to(arriving))] = path
+    if set(arrived) != {entry.name for entry in manifest}:
+        raise _discard(store, connection, arriving)
+    for entry in manifest:
+        if _measure(arrived[entry.name]) != (entry.size, entry.sha256):
+            raise _discard(store, connection, arriving)
+
+
+def _discard(store: JobStore, connection: Connection, arriving: Path) -> MisrcError:
+    shutil.rmtree(arriving, ignore_errors=True)
+    return _mismatch(store, connection)
+
+
+def _measure(path: Path) -> tuple[int, str]:
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=0) as file:
+            return hash_stream(file)  # type: ignore[arg-type]
+    except OSError:
+        return -1, ""
+
+
+def _deliver(connection: Connection, record: MintJob, arriving: Path, manifest: Manifest) -> list[str]:
+    """Move declared files into the results folder, each whole or not at all; the names that were taken."""
+    declared = NameSet([*connection.site.programs[record.program].outputs, LOG])
+    taken = [entry for entry in manifest if entry.name in declared]
+    for entry in taken:
+        target = Path(record.results, entry.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if entry.name in record.copies:
+            _copy_whole(arriving / entry.name, Path(record.copies[entry.name]))
+        os.replace(arriving / entry.name, target)
+    return [entry.name for entry in taken]
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=".misrc-", dir=target.parent)
+    os.close(descriptor)
+    shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
+
+
+def _check_receipt(store: JobStore, connection: Connection, manifest: Manifest) -> None:
+    """Both sides must agree on what went in and what came out; where the site's key is declared, its signature too."""
+    document, signature = store.load(RECEIPT), store.load(SIGNATURE)
+    record = store.read()
+    if document is None:
+        if record.outcome in (Outcome.SUCCEEDED, Outcome.FAILED):
+            raise _wrong(store, connection, "it is missing")
+        return
+    try:
+        receipt = parse_receipt(document)
+    except (CodecError, ValueError) as error:
+        raise _wrong(store, connection, str(error)) from None
+    ours = hashlib.sha256(store.load(INPUTS) or b"").hexdigest()
+    checks = {
+        "job": receipt.job == record.job, "site": receipt.site == record.site,
+        "outcome": receipt.outcome is record.outcome, "inputs": receipt.inputs == ours,
+        "results": receipt.outputs == digest_manifest(manifest),
+    }
+    for what, right in checks.items():
+        if not right:
+            raise _wrong(store, connection, what)
+    if connection.site.receipt_keys and not _signed(connection.site.receipt_keys, document, signature or b""):
+        raise _wrong(store, connection, "its signature")
+
+
+def _wrong(store: JobStore, connection: Connection, why: str) -> MisrcError:
+    contact = connection.site.contact_site or connection.site.id
+    return MisrcError(say("receipt.wrong", job=store.job, why=why, contact=contact))
+
+
+def _signed(keys: tuple[str, ...], document: bytes, signature: bytes) -> bool:
+    with tempfile.TemporaryDirectory(prefix="misrc-") as folder:
+        Path(folder, "signers").write_text("".join(f"site {key}\n" for key in keys), encoding="ascii")
+        Path(folder, "signature").write_bytes(signature)
+        done = subprocess.run(
+            ["/usr/bin/ssh-keygen", "-Y", "verify", "-f", f"{folder}/signers", "-I", "site",
+             "-n", NAMESPACE, "-s", f"{folder}/signature"],
+            input=document, capture_output=True, check=False, env={"PATH": "/usr/bin:/bin"},
+        )
+    return done.returncode == 0
+
+
+def missing_outputs(connection_outputs: Mapping[str, str], delivered: tuple[str, ...]) -> list[str]:
+    """Required outputs that did not come."""
+    return [name for name, need in connection_outputs.items() if need == REQUIRED and name not in delivered]
+

@@ -1,0 +1,306 @@
+"""`misrc run`: bring one job from the request to verified results, and survive whatever happens in between.
+
+Short jobs take one launch of the playbook. For longer ones the play ends, this process waits with nothing but a
+connection, and a second play fetches the results. Every step starts from the record, so a killed run loses nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..job.codec import CodecError, parse_json
+from ..job.errors import BadRequest, JobCancelled, JobLost, MisrcError, ProgramFailed, Refused, Unreachable
+from ..job.faults import reach
+from ..job.interface import Interface
+from ..job.names import is_job_id
+from ..job.states import JobState, Outcome
+from ..wire.grammar import MAX_WAIT_SECONDS, Command, Verb, render_command
+from ..wire.refusals import Refusal
+from ..wire.replies import Reply
+from . import execution
+from .connection import Connection
+from .display import Display, format_elapsed
+from .jobs import FAILURE, PROGRESS, JobStore, MintJob, derive_job_id
+from .messages import say
+from .request import RunRequest, check_request
+from .retrieval import missing_outputs
+from .sites import load_site
+
+REPORT_SECONDS = 0.2
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Stopped(BaseException):
+    """The workflow was stopped: the job is to be cancelled."""
+
+
+def run(request: RunRequest, job: str | None, new: bool, display: Display) -> MintJob:
+    """Run one job to its end; the errors of `misrc.job.errors` say how it ended otherwise."""
+    reach("run.enter")
+    site, asked = check_request(request)
+    store, fresh = _find_job(asked, job, new)
+    with stoppable():
+        try:
+            with store.lock("driver.lock"):
+                _make_record(store, asked, fresh, display)
+                return Driver(store, site, display).drive()
+        except Stopped:
+            return cancel_job(store, site, display)
+
+
+def resume(store: JobStore, display: Display) -> MintJob:
+    """Go on with a job from its record alone."""
+    record = store.read()
+    site = load_site(Path(record.inventory), record.site)
+    with stoppable(), store.lock("driver.lock"):
+        return Driver(store, site, display).drive()
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Turn the signals by which a workflow is stopped into `Stopped`, once."""
+
+    def stop(number: int, frame: object) -> None:
+        for other in _STOPS:
+            signal.signal(other, signal.SIG_IGN)
+        raise Stopped
+
+    before = {number: signal.signal(number, stop) for number in _STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _find_job(asked: MintJob, job: str | None, new: bool) -> tuple[JobStore, bool]:
+    """The call's job: the one named, the unfinished or successful one of the same call, or a new one."""
+    if job is not None:
+        if not is_job_id(job):
+            raise BadRequest(say("job.malformed", job=job))
+        store = JobStore(job)
+        if store.exists and store.read().call != asked.call:
+            raise BadRequest(say("job.other", job=job))
+        return store, not store.exists
+    for attempt in range(10_000):
+        store = JobStore(derive_job_id(asked.call, attempt))
+        if not store.exists:
+            return store, True
+        if _is_reusable(store.read(), new):
+            return store, False
+    raise BadRequest(say("job.unknown", job="-"))
+
+
+def _is_reusable(record: MintJob, new: bool) -> bool:
+    if record.state is JobState.CLOSED:
+        return record.outcome is Outcome.SUCCEEDED and not new
+    return True
+
+
+def _make_record(store: JobStore, asked: MintJob, fresh: bool, display: Display) -> None:
+    if fresh and not store.exists:
+        store.create(dataclasses.replace(asked, job=store.job))
+        display.say("job.created", job=store.job, site=asked.site, program=asked.program)
+        return
+    record = store.read()
+    if record.state is JobState.CLOSED:
+        display.say("job.done", job=store.job, results=record.results)
+        return
+    display.say("job.resumed", job=store.job, state=record.state.value)
+    if record.state is JobState.CREATED:
+        store.update(inputs=asked.inputs, copies=asked.copies, cancel=False)
+
+
+class Driver:
+    """Drives one job; holds its lock and its connection."""
+
+    def __init__(self, store: JobStore, site: Interface, display: Display) -> None:
+        self.store = store
+        self.site = site
+        self.display = display
+
+    def drive(self) -> MintJob:
+        """Play, wait, play, until the job is closed."""
+        record = self.store.read()
+        if record.state is not JobState.CLOSED:
+            connection = Connection.make(self.site)
+            try:
+                self._drive(connection)
+            finally:
+                connection.close()
+                self.display.close()
+        record = self.store.read()
+        reach("run.leave")
+        return self._conclude(record)
+
+    def _drive(self, connection: Connection) -> None:
+        connection.open()
+        while True:
+            record = self.store.read()
+            if record.cancel and not record.state.final:
+                raise Stopped
+            if JobState.QUEUED.order <= record.state.order < JobState.ENDED.order:
+                self._wait(connection)
+            self._play(connection)
+            if self.store.read().state is JobState.CLOSED:
+                return
+
+    # -- the play -----------------------------------------------------------------------------------------------
+
+    def _play(self, connection: Connection) -> None:
+        """One run of the playbook, in a process of its own."""
+        self.store.drop(FAILURE)
+        folder = Path(tempfile.mkdtemp(prefix="misrc-play-"))
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-m", "misrc.mint.play", self.store.job, str(folder)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            env={**os.environ, "MISRC_CONNECTION": str(connection.folder), "MISRC_DRIVER": str(os.getpid())},
+        )
+        try:
+            while process.poll() is None:
+                connection.note_master()
+                self._report()
+                _wait_for(process, REPORT_SECONDS)
+            self._judge(process.returncode, folder)
+        finally:
+            _end_group(process)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _report(self) -> None:
+        data = self.store.load(PROGRESS)
+        with contextlib.suppress(CodecError, KeyError):
+            if data:
+                plain = parse_json(data)
+                self.display.transfer(plain["phase"], plain["done"], plain["total"])
+
+    def _judge(self, status: int, folder: Path) -> None:
+        self.store.drop(PROGRESS)
+        if status == 0:
+            return
+        failure = self.store.load(FAILURE)
+        if failure is None:
+            log = self.store.path / "play.log"
+            with contextlib.suppress(OSError):
+                shutil.copyfile(folder / "play.log", log)
+            raise MisrcError(say("play.failed", why=f"exit status {status}", log=log))
+        raise _revive(parse_json(failure))
+
+    # -- waiting ------------------------------------------------------------------------------------------------
+
+    def _wait(self, connection: Connection) -> None:
+        """Until the program has ended: cheap, patient, and never concluding anything from silence."""
+        heard, pause = time.time(), 1.0
+        while True:
+            try:
+                if execution.wait(self.store, connection, MAX_WAIT_SECONDS, self._show):
+                    return
+                heard, pause = time.time(), 1.0
+            except Unreachable as error:
+                if not error.transient:
+                    raise
+                heard = max(heard, self.store.read().known)
+                self._wait_out(connection, str(error), heard, pause)
+                pause = min(pause * 2, max(1.0, self.site.retry.interval))
+
+    def _show(self, reply: Reply) -> None:
+        if reply.state is not None:
+            if reply.state is not self.store.read().state:
+                self.store.advance(reply.state)
+            self.display.waiting(reply.state.value, reply.since or time.time(), reply.progress)
+
+    def _wait_out(self, connection: Connection, why: str, heard: float, pause: float) -> None:
+        until = heard + self.site.give_up_after
+        if time.time() > until:
+            raise Unreachable(say("give_up", site=self.site.id, hours=format_elapsed(self.site.give_up_after)))
+        stamp = "%Y-%m-%d %H:%M:%S"
+        self.display.say(
+            "job.unreachable", site=self.site.id, why=why, state=self.store.read().state.value,
+            known=time.strftime(stamp, time.localtime(heard)), until=time.strftime(stamp, time.localtime(until)),
+        )
+        time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+        connection.release()
+        connection.open()
+
+    # -- the end ------------------------------------------------------------------------------------------------
+
+    def _conclude(self, record: MintJob) -> MintJob:
+        contact = self.site.contact_site or self.site.id
+        job, results = record.job, record.results
+        if record.outcome is Outcome.FAILED:
+            raise ProgramFailed(say("job.failed", site=self.site.id, why=record.reason, job=job, results=results))
+        if record.outcome is Outcome.CANCELLED:
+            raise JobCancelled(say("job.cancelled", job=job))
+        if record.outcome is Outcome.REFUSED:
+            why = say(record.reason, contact=contact) if record.reason.startswith("E") else record.reason
+            raise Refused(say("job.refused", site=self.site.id, job=job, why=why), record.reason)
+        if record.outcome in (Outcome.LOST, Outcome.EXPIRED):
+            raise JobLost(say("job.lost", site=self.site.id, job=job, why=record.reason, contact=contact))
+        missing = missing_outputs(self.site.programs[record.program].outputs, record.delivered)
+        if missing:
+            raise ProgramFailed(say("job.output_missing", name=missing[0], job=job, contact=contact))
+        return record
+
+
+def cancel_job(store: JobStore, site: Interface, display: Display) -> MintJob:
+    """Cancel a job, for good: what cannot be done now is noted, and `misrc tend` does it."""
+    if not store.exists:
+        raise JobCancelled(say("job.cancelled", job=store.job))
+    record = store.update(cancel=True)
+    connection = Connection.make(site)
+    try:
+        command = render_command(Command(Verb.CANCEL, record.job))
+        reply, _ = connection.ask(command, seconds=60)
+        state = reply.state if reply.state is not None else JobState.ENDED
+        if state.final:
+            record = store.advance(JobState.CLOSED, outcome=reply.outcome or Outcome.CANCELLED, reason=reply.reason or "")
+            with contextlib.suppress(MisrcError):
+                connection.ask(render_command(Command(Verb.CLOSE, record.job)), seconds=60)
+    except Refused as refused:
+        if refused.code not in (Refusal.UNKNOWN_JOB.value, Refusal.GONE.value):
+            raise
+        record = store.advance(JobState.CLOSED, outcome=Outcome.CANCELLED, reason="cancelled before it reached the site")
+    except Unreachable:
+        raise Unreachable(say("job.cancel_pending", job=record.job, site=site.id)) from None
+    finally:
+        connection.close()
+        display.close()
+    if record.outcome in (None, Outcome.CANCELLED):
+        raise JobCancelled(say("job.cancelled", job=record.job))
+    return record
+
+
+def _revive(note: dict[str, object]) -> MisrcError:
+    """The error that a plugin noted, as the type it was."""
+    message = str(note.get("message", ""))
+    if note.get("exit_code") == Refused.exit_code:
+        return Refused(message, str(note.get("code", "")))
+    for kind in (BadRequest, Unreachable, ProgramFailed, JobLost, JobCancelled):
+        if note.get("exit_code") == kind.exit_code:
+            return kind(message)
+    return MisrcError(message)
+
+
+def _wait_for(process: subprocess.Popen[bytes], seconds: float) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=seconds)
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """Nothing of a play outlives it; ansible-runner gives its child a session of its own, which ends with its parent."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    _wait_for(process, 5)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

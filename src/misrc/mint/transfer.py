@@ -1,0 +1,71 @@
+"""rsync on MInt's side: runs it on the job's connection, tells progress, and says what its failure means."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable
+
+from ..job.errors import MisrcError, Unreachable
+from .connection import Connection, _die_with_parent, _last_line
+from .messages import say
+
+RSYNC = "/usr/bin/rsync"
+_BYTES = re.compile(rb"\s*([0-9][0-9,]*)\s+[0-9]+%")
+# Exit codes of rsync(1) that speak of this machine's files; all others are the connection's.
+_LOCAL = {3, 11, 23}
+
+
+def run_rsync(connection: Connection, argv: list[str], tell: Callable[[int], None]) -> None:
+    """Run one transfer; its success means nothing yet (the manifest decides), its failure is an error."""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C"}
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=environment,
+            preexec_fn=_prepare,
+        )
+        try:
+            _follow(process, tell)
+            status = process.wait()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        errors.seek(0)
+        text = errors.read(8192).decode("utf-8", "replace")
+    if status != 0:
+        raise _explain(connection, status, text)
+
+
+def _prepare() -> None:
+    os.setsid()
+    _die_with_parent()
+
+
+def _follow(process: subprocess.Popen[bytes], tell: Callable[[int], None]) -> None:
+    assert process.stdout is not None
+    pending = b""
+    while chunk := os.read(process.stdout.fileno(), 4096):
+        *lines, pending = (pending + chunk).replace(b"\r", b"\n").split(b"\n")
+        for line in lines:
+            match = _BYTES.match(line)
+            if match:
+                tell(int(match[1].replace(b",", b"")))
+    process.stdout.close()
+
+
+def _explain(connection: Connection, status: int, text: str) -> MisrcError:
+    known = connection.explain_ssh(text)
+    if known:
+        return known
+    denied = re.search(r"misrc: denied \((E[0-9]{2})\)", text)
+    if denied:
+        return connection._refused(denied[1])
+    why = _last_line(text.replace("rsync error: ", "")) or f"rsync {status}"
+    if status in _LOCAL and "No space left" in text:
+        return MisrcError(say("transfer.failed", site=connection.site.id, why="no space left"))
+    return Unreachable(say("transfer.failed", site=connection.site.id, why=why))
