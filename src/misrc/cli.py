@@ -77,6 +77,10 @@ def _add_site(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def _run(options: argparse.Namespace) -> int:
+    from .mint.launch import Play
+
+    # Made before the rest is loaded: both processors work from the first moment.
+    play = None if options.dry_run else Play()
     from .mint.commands import run_job
     from .mint.request import RunRequest
 
@@ -84,7 +88,7 @@ def _run(options: argparse.Namespace) -> int:
         options.site, options.program, options.inputs, options.input_lists, options.arguments, options.outputs,
         options.results, options.inventory,
     )
-    return run_job(request, options.job, options.new, options.dry_run, options.json)
+    return run_job(request, options.job, options.new, play, options.json)
 
 
 def _status(options: argparse.Namespace) -> int:

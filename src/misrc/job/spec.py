@@ -12,6 +12,7 @@ from .names import ARGUMENT_NAME, JOB_ID, PROGRAM_NAME, SHA256, SITE_ID, check_i
 
 MAX_SPEC_BYTES = 64 << 10
 MAX_INLINE_BYTES = 1 << 20
+MAX_OPEN_WAIT = 30
 
 
 def _require(pattern: str, text: str, what: str) -> None:
@@ -52,14 +53,20 @@ class JobSpec:
 
 @dataclass(frozen=True)
 class OpenRequest:
-    """What `open` carries on standard input: the spec, the wish to start, and small inputs that follow as bytes."""
+    """What `open` carries on standard input: the spec, the wish to start, and small inputs that follow as bytes.
+
+    With the wish to start, `wait` lets the answer come when the program has ended, or after that many seconds.
+    """
 
     spec: JobSpec
     start: bool = False
     dry_run: bool = False
     inline: Optional[Tuple[Entry, ...]] = None
+    wait: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.wait <= MAX_OPEN_WAIT:
+            raise ValueError("the wait is out of bounds")
         if self.inline is None:
             if self.start and self.spec.files:
                 raise ValueError("a start needs the inputs in the same request")

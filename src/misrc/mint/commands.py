@@ -15,6 +15,7 @@ from ..wire.replies import Reply
 from .connection import Connection
 from .display import Display
 from .jobs import JobStore, MintJob, derive_job_id, list_jobs, require_job
+from .launch import Play
 from .messages import say
 from .request import RunRequest, check_request
 from .run import cancel_job, resume, run
@@ -32,12 +33,12 @@ def _open(record: MintJob) -> Connection:
     return Connection.make(load_site(Path(record.inventory), record.site))
 
 
-def run_job(request: RunRequest, job: str | None, new: bool, dry: bool, as_json: bool) -> int:
-    """`misrc run`."""
+def run_job(request: RunRequest, job: str | None, new: bool, play: Play | None, as_json: bool) -> int:
+    """`misrc run`; without a play it is a dry run."""
     display = Display(quiet=as_json)
-    if dry:
+    if play is None:
         return _run_dry(request, display, as_json)
-    record = run(request, job, new, display)
+    record = run(request, job, new, display, play)
     if as_json:
         _print_json(record)
     else:

@@ -6,12 +6,10 @@ A session whose shared connection has died makes one of its own, so a cut costs 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import random
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -24,6 +22,7 @@ from ..job.errors import MisrcError, Refused, Unreachable
 from ..job.interface import Interface
 from ..wire.refusals import Refusal
 from ..wire.replies import Reply, ReplyError, read_reply
+from .launch import die_with_parent
 from .messages import say
 from .places import identity_file
 
@@ -32,7 +31,6 @@ SESSION_SECONDS = 900.0
 SHARE_SECONDS = 45.0
 _HOST_KEY = re.compile(r"Host key verification failed|REMOTE HOST IDENTIFICATION|no matching host key type")
 _DENIED = re.compile(r"Permission denied|Too many authentication failures")
-_PR_SET_PDEATHSIG = 1
 
 T = TypeVar("T")
 
@@ -45,10 +43,6 @@ class Untrusted(Unreachable):
 
 def _environment() -> dict[str, str]:
     return {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C"}
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 class Connection:
@@ -76,7 +70,7 @@ class Connection:
         self._master = subprocess.Popen(
             [SSH, "-F", str(self.folder / "config"), "-M", "-N", "site"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env=_environment(), preexec_fn=_die_with_parent,  # noqa: PLW1509 - one prctl call
+            env=_environment(), preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl call
         )
         (self.folder / "master").write_text(str(self._master.pid), encoding="ascii")
 
@@ -142,7 +136,7 @@ class Connection:
         process = subprocess.Popen(
             [SSH, "-F", str(self.folder / "config"), "site", command],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,  # type: ignore[call-overload]
-            env=_environment(), preexec_fn=_die_with_parent,
+            env=_environment(), preexec_fn=die_with_parent,
         )
         try:
             yield process

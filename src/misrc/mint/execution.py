@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from ..job.errors import Refused
 from ..job.faults import reach
 from ..job.states import JobState
 from ..wire.grammar import MAX_WAIT_SECONDS, Command, Verb, render_command
 from ..wire.refusals import Refusal
-from ..wire.replies import FILE_PREFIX, Reply
+from ..wire.replies import Reply
+from .answers import INPUTS, note_answer
 from .connection import SESSION_SECONDS, Connection
 from .jobs import JobStore, MintJob
-from .staging import INPUTS
-
-MANIFEST = "manifest.jsonl"
-RECEIPT = "receipt.json"
-SIGNATURE = "receipt.sig"
-_DOCUMENTS = {"manifest": MANIFEST, "receipt": RECEIPT, "signature": SIGNATURE}
 
 
 def start(store: JobStore, connection: Connection) -> MintJob:
@@ -56,21 +51,6 @@ def wait(
     bound = max(0, min(int(seconds), MAX_WAIT_SECONDS))
     command = render_command(Command(Verb.WAIT, record.job, bound, 0))
     reply, sections = connection.ask(command, on_progress=on_progress, seconds=bound + SESSION_SECONDS)
-    _note(store, reply, sections)
+    note_answer(store, reply, sections)
     reach("wait.leave")
     return store.read().state.final
-
-
-def _note(store: JobStore, reply: Reply, sections: Mapping[str, bytes]) -> None:
-    """Keep what the site said; documents first, so that an ended record always has them."""
-    if reply.state is None:
-        return
-    for name, file in _DOCUMENTS.items():
-        if name in sections:
-            store.write(file, sections[name])
-    for name, data in sections.items():
-        if name.startswith(FILE_PREFIX):
-            store.keep_small(name[len(FILE_PREFIX) :], data)
-    # Retrieved and closed are our own words: the site may have heard `close` although its answer was lost.
-    state = JobState.ENDED if reply.state.final else reply.state
-    store.advance(state, outcome=reply.outcome, reason=reply.reason or "", checkpoint=reply.checkpoint)

@@ -70,6 +70,7 @@ class JobStore:
     def __init__(self, job: str) -> None:
         self.job = job
         self.path = state_folder() / "jobs" / job
+        self._seen = 0
 
     @property
     def exists(self) -> bool:
@@ -89,6 +90,14 @@ class JobStore:
             raise BadRequest(say("job.unknown", job=self.job)) from None
         except CodecError as error:
             raise MisrcError(f"{self.path / RECORD}: {error}") from None
+
+    def has_changed_to(self, state: JobState) -> bool:
+        """Whether the record, written by another process, has reached `state`; cheap while it does not change."""
+        stamp = (self.path / RECORD).stat().st_mtime_ns
+        if stamp == self._seen:
+            return False
+        self._seen = stamp
+        return self.read().state is state
 
     def save(self, record: MintJob) -> None:
         """Replace the record."""

@@ -20,13 +20,13 @@ from .jobs import FAILURE, JobStore
 from .sites import load_site
 
 # How long the first play stays for a short program, in seconds.
-PATIENCE = float(os.environ.get("MISRC_PATIENCE", "4"))
+PATIENCE = int(os.environ.get("MISRC_PATIENCE", "4"))
 
 
 def stage_phase(store: JobStore, connection: Connection) -> dict[str, Any]:
     """Stage; `changed` says whether anything was sent."""
     before = store.read().state
-    return {"changed": staging.stage(store, connection).state is not before}
+    return {"changed": staging.stage(store, connection, PATIENCE).state is not before}
 
 
 def execute_phase(store: JobStore, connection: Connection) -> dict[str, Any]:

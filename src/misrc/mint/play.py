@@ -9,8 +9,6 @@ from pathlib import Path
 
 from ansible_runner.interface import run
 
-from ..job.codec import dump_json
-
 NAMESPACE = Path("ansible_collections/misrc/remote")
 
 
@@ -37,8 +35,12 @@ def _settings(folder: Path) -> dict[str, str]:
 
 
 def main() -> int:
-    """`python -m misrc.mint.play JOB FOLDER`: run the play for one job; the exit status says whether it went well."""
-    job, folder = sys.argv[1], Path(sys.argv[2])
+    """Run the play of the job that is named on standard input: three lines, job, own folder, connection's folder."""
+    words = sys.stdin.read().split("\n")
+    if len(words) < 3:
+        return 2
+    job, folder = words[0], Path(words[1])
+    os.environ["MISRC_CONNECTION"] = words[2]
     playbook = collections_folder() / NAMESPACE / "playbooks/run.yml"
     (folder / "ansible.cfg").touch()
     result = run(
@@ -50,7 +52,6 @@ def main() -> int:
         output = Path(result.config.artifact_dir) / "stdout"
         if output.exists():
             shutil.copyfile(output, folder / "play.log")
-    (folder / "result.json").write_bytes(dump_json({"status": result.status, "rc": result.rc}))
     return 0 if result.rc == 0 else 1
 
 

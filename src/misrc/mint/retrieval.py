@@ -27,11 +27,10 @@ from ..job.spec import MAX_INLINE_BYTES
 from ..job.states import JobState, Outcome
 from ..wire.grammar import Command, Verb, render_command
 from ..wire.rsync import get_argv
+from .answers import INPUTS, MANIFEST, RECEIPT, SIGNATURE
 from .connection import Connection
-from .execution import MANIFEST, RECEIPT, SIGNATURE
 from .jobs import JobStore, MintJob
 from .messages import say
-from .staging import INPUTS
 from .transfer import RSYNC, run_rsync
 
 LOG = "remote_program_exec.log"

@@ -12,9 +12,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,12 +29,14 @@ from . import execution
 from .connection import Connection
 from .display import Display, format_elapsed
 from .jobs import FAILURE, PROGRESS, JobStore, MintJob, derive_job_id
+from .launch import Play
 from .messages import say
 from .request import RunRequest, check_request
 from .retrieval import missing_outputs
 from .sites import load_site
 
 REPORT_SECONDS = 0.2
+LOOK_SECONDS = 0.01
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -45,18 +44,21 @@ class Stopped(BaseException):
     """The workflow was stopped: the job is to be cancelled."""
 
 
-def run(request: RunRequest, job: str | None, new: bool, display: Display) -> MintJob:
+def run(request: RunRequest, job: str | None, new: bool, display: Display, play: Play) -> MintJob:
     """Run one job to its end; the errors of `misrc.job.errors` say how it ended otherwise."""
     reach("run.enter")
-    site, asked = check_request(request)
-    store, fresh = _find_job(asked, job, new)
-    with stoppable():
-        try:
-            with store.lock("driver.lock"):
-                _make_record(store, asked, fresh, display)
-                return Driver(store, site, display).drive()
-        except Stopped:
-            return cancel_job(store, site, display)
+    try:
+        site, asked = check_request(request)
+        store, fresh = _find_job(asked, job, new)
+        with stoppable():
+            try:
+                with store.lock("driver.lock"):
+                    _make_record(store, asked, fresh, display)
+                    return Driver(store, site, display, play).drive()
+            except Stopped:
+                return cancel_job(store, site, display)
+    finally:
+        play.end()
 
 
 def resume(store: JobStore, display: Display) -> MintJob:
@@ -125,8 +127,9 @@ def _make_record(store: JobStore, asked: MintJob, fresh: bool, display: Display)
 class Driver:
     """Drives one job; holds its lock and its connection."""
 
-    def __init__(self, store: JobStore, site: Interface, display: Display) -> None:
+    def __init__(self, store: JobStore, site: Interface, display: Display, play: Play | None = None) -> None:
         self.store = store
+        self.play = play
         self.site = site
         self.display = display
 
@@ -151,6 +154,7 @@ class Driver:
             if record.cancel and not record.state.final:
                 raise Stopped
             if JobState.QUEUED.order <= record.state.order < JobState.ENDED.order:
+                self._drop_play()
                 self._wait(connection)
             self._play(connection)
             if self.store.read().state is JobState.CLOSED:
@@ -159,23 +163,29 @@ class Driver:
     # -- the play -----------------------------------------------------------------------------------------------
 
     def _play(self, connection: Connection) -> None:
-        """One run of the playbook, in a process of its own."""
+        """One run of the playbook, until it ends or the record says that its work is done."""
         self.store.drop(FAILURE)
-        folder = Path(tempfile.mkdtemp(prefix="misrc-play-"))
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "misrc.mint.play", self.store.job, str(folder)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-            env={**os.environ, "MISRC_CONNECTION": str(connection.folder), "MISRC_DRIVER": str(os.getpid())},
-        )
+        play = self.play or Play()
+        self.play = None
         try:
-            while process.poll() is None:
+            play.go(self.store.job, connection.folder)
+            shown = time.monotonic()
+            status = None
+            while status is None and not self.store.has_changed_to(JobState.CLOSED):
                 connection.note_master()
-                self._report()
-                _wait_for(process, REPORT_SECONDS)
-            self._judge(process.returncode, folder)
+                if time.monotonic() - shown > REPORT_SECONDS:
+                    self._report()
+                    shown = time.monotonic()
+                status = play.wait(LOOK_SECONDS)
+            self._judge(status or 0, play.folder)
         finally:
-            _end_group(process)
-            shutil.rmtree(folder, ignore_errors=True)
+            play.end()
+
+    def _drop_play(self) -> None:
+        """Nothing of Ansible lives while a job waits."""
+        if self.play is not None:
+            self.play.end()
+            self.play = None
 
     def _report(self) -> None:
         data = self.store.load(PROGRESS)
@@ -289,18 +299,3 @@ def _revive(note: dict[str, object]) -> MisrcError:
         if note.get("exit_code") == kind.exit_code:
             return kind(message)
     return MisrcError(message)
-
-
-def _wait_for(process: subprocess.Popen[bytes], seconds: float) -> None:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=seconds)
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """Nothing of a play outlives it; ansible-runner gives its child a session of its own, which ends with its parent."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    _wait_for(process, 5)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

@@ -22,23 +22,23 @@ from ..wire.grammar import Command, Verb, render_command
 from ..wire.refusals import Refusal
 from ..wire.replies import Reply
 from ..wire.rsync import put_argv
+from .answers import INPUTS, note_answer
 from .connection import Connection
 from .jobs import InputFile, JobStore, MintJob
 from .messages import say
 from .transfer import RSYNC, run_rsync
 
-INPUTS = "inputs.jsonl"
 _INLINE_FILES = 64
 
 
-def stage(store: JobStore, connection: Connection) -> MintJob:
-    """Bring the job to `staged` or beyond."""
+def stage(store: JobStore, connection: Connection, patience: int = 0) -> MintJob:
+    """Bring the job to `staged` or beyond; a short job with small inputs may end within `patience` seconds."""
     reach("stage.enter")
     record = store.read()
     if record.state is JobState.CREATED:
         small = _load_inline(record)
         if small is not None:
-            _stage_inline(store, connection, record, small)
+            _stage_inline(store, connection, record, small, patience)
         else:
             _stage_by_rsync(store, connection, record)
     reach("stage.leave")
@@ -78,18 +78,20 @@ def _open_input(item: InputFile) -> Path:
     return path
 
 
-def _stage_inline(store: JobStore, connection: Connection, record: MintJob, small: list[tuple[Entry, bytes]]) -> None:
+def _stage_inline(
+    store: JobStore, connection: Connection, record: MintJob, small: list[tuple[Entry, bytes]], patience: int
+) -> None:
     manifest = make_manifest(entry for entry, _ in small)
     store.write(INPUTS, render_manifest(manifest))
     spec = announce(record, digest_manifest(manifest))
-    line = render_open(OpenRequest(spec, start=True, inline=manifest))
+    line = render_open(OpenRequest(spec, start=True, inline=manifest, wait=patience))
     if len(line) > MAX_SPEC_BYTES:
         _stage_by_rsync(store, connection, record)
         return
     data = line + b"".join(content for _, content in small)
     command = render_command(Command(Verb.OPEN, record.job))
-    reply, _ = connection.retrying(lambda: connection.ask(command, data))
-    store.advance(reply.state or JobState.QUEUED, checkpoint=reply.checkpoint)
+    reply, sections = connection.retrying(lambda: connection.ask(command, data))
+    note_answer(store, reply, sections)
 
 
 def _stage_by_rsync(store: JobStore, connection: Connection, record: MintJob) -> None:

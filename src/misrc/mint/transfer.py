@@ -11,7 +11,8 @@ import tempfile
 from collections.abc import Callable
 
 from ..job.errors import MisrcError, Unreachable
-from .connection import Connection, _die_with_parent, _last_line
+from .connection import Connection, _last_line
+from .launch import die_with_parent
 from .messages import say
 
 RSYNC = "/usr/bin/rsync"
@@ -43,7 +44,7 @@ def run_rsync(connection: Connection, argv: list[str], tell: Callable[[int], Non
 
 def _prepare() -> None:
     os.setsid()
-    _die_with_parent()
+    die_with_parent()
 
 
 def _follow(process: subprocess.Popen[bytes], tell: Callable[[int], None]) -> None:

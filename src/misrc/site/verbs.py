@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import signal
 import sys
 import time
 from typing import BinaryIO, Dict, List, Optional, Tuple
@@ -84,8 +85,11 @@ class Session:
             self._record(command, already=True)
         if request.start and not job.read().state.started:
             self._accept(job, request.inline or ())
-        supervisor_wanted = job.read().state
-        self._revive(job, supervisor_wanted)
+        self._revive(job, job.read().state)
+        if request.start and request.wait:
+            signal.alarm(0)
+            self._answer_after(job, request.wait, 0)
+            return
         self._answer(self._status(job, free_bytes=self._free()))
 
     def _read_open(self, job: str) -> Tuple[OpenRequest, List[Tuple[str, bytes]]]:
@@ -220,8 +224,11 @@ class Session:
         job = self._find(command)
         self._record(command)
         self._revive(job, job.read().state)
-        record = _Watch(job, self.stdout).until_final(command.seconds)
-        reply, sections = self._report(job, record, command.offset)
+        self._answer_after(job, command.seconds, command.offset)
+
+    def _answer_after(self, job: JobFolder, seconds: int, offset: int) -> None:
+        record = _Watch(job, self.stdout).until_final(seconds)
+        reply, sections = self._report(job, record, offset)
         self._answer(reply, sections)
 
     def _report(self, job: JobFolder, record: JobRecord, offset: int) -> Tuple[Reply, Dict[str, bytes]]:

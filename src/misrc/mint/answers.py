@@ -1,0 +1,30 @@
+"""What a gate's answer changes here: documents are kept first, so that an ended record always has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..job.states import JobState
+from ..wire.replies import FILE_PREFIX, Reply
+from .jobs import JobStore
+
+INPUTS = "inputs.jsonl"
+MANIFEST = "manifest.jsonl"
+RECEIPT = "receipt.json"
+SIGNATURE = "receipt.sig"
+_DOCUMENTS = {"manifest": MANIFEST, "receipt": RECEIPT, "signature": SIGNATURE}
+
+
+def note_answer(store: JobStore, reply: Reply, sections: Mapping[str, bytes]) -> None:
+    """Keep what the site said of a job."""
+    if reply.state is None:
+        return
+    for name, file in _DOCUMENTS.items():
+        if name in sections:
+            store.write(file, sections[name])
+    for name, data in sections.items():
+        if name.startswith(FILE_PREFIX):
+            store.keep_small(name[len(FILE_PREFIX) :], data)
+    # Retrieved and closed are our own words: the site may have heard `close` although its answer was lost.
+    state = JobState.ENDED if reply.state.final else reply.state
+    store.advance(state, outcome=reply.outcome, reason=reply.reason or "", checkpoint=reply.checkpoint)

@@ -1,0 +1,61 @@
+"""A play in a process of its own, as `misrc run` handles it.
+
+It is started before it is needed, so that ansible-runner loads while the request is checked, and it is ended as soon
+as the record says that its work is done: the record decides, not the exit of a tool.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+def die_with_parent() -> None:
+    """In a forked child: end when the process that made it ends, however that happens."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+class Play:
+    """One run of the run playbook: ready from its making, begun by `go`."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="misrc-play-"))
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-m", "misrc.mint.play"],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            preexec_fn=die_with_parent, env={**os.environ, "MISRC_DRIVER": str(os.getpid())},
+        )
+
+    def go(self, job: str, connection: Path) -> None:
+        """Run the play for one job over a connection's folder."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(f"{job}\n{self.folder}\n{connection}\n".encode())
+            self._process.stdin.close()
+
+    def wait(self, seconds: float) -> int | None:
+        """The exit status, or None where the play still runs after `seconds`."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(timeout=seconds)
+        return None
+
+    def end(self) -> None:
+        """Nothing of a play outlives it: its playbook hangs on a terminal that ends with its parent."""
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
