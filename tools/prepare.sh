@@ -6,7 +6,6 @@
 
 MISRC_PACKAGES=(python3 python3-venv openssh-server openssh-client rsync calculix-ccx procps)
 MISRC_COMMANDS=(python3 /usr/sbin/sshd ssh ssh-keygen rsync ccx ps)
-MISRC_USER=misrc-dev
 
 say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
 fail() { printf 'misrc: %s\n' "$*" >&2; exit 2; }
@@ -65,17 +64,20 @@ step_down() {
     "$home/src/$MISRC_ENTRY" "$@"
 }
 
-# The virtual environment with the locked versions; made anew when the lock, or this project's sources, change.
+# The virtual environment with the locked versions, made anew when they change. `make_environment test` adds what only
+# the tests need.
 make_environment() {
   MISRC_VENV="$MISRC_ROOT/.venv"
-  local stamp
+  local stamp extras=${1:-run}
   stamp=$(cat "$MISRC_ROOT/requirements.lock" "$MISRC_ROOT/pyproject.toml" | sha256sum | cut -c1-16)
-  if [ "$(cat "$MISRC_VENV/stamp" 2>/dev/null)" != "$stamp" ]; then
+  if ! grep -qsx "$stamp $extras\|$stamp test" "$MISRC_VENV/stamp"; then
     say "Making the Python environment (once; about a minute)"
     rm -rf "$MISRC_VENV"
     "$(newest_python)" -m venv "$MISRC_VENV"
-    "$MISRC_VENV/bin/pip" install --quiet --disable-pip-version-check -r "$MISRC_ROOT/requirements.lock"
-    echo "$stamp" >"$MISRC_VENV/stamp"
+    local wanted=(-c "$MISRC_ROOT/requirements.lock" hatchling ansible-core ansible-runner pydantic PyYAML rich)
+    if [ "$extras" = test ]; then wanted=(-r "$MISRC_ROOT/requirements.lock"); fi
+    "$MISRC_VENV/bin/pip" install --quiet --disable-pip-version-check "${wanted[@]}"
+    echo "$stamp $extras" >"$MISRC_VENV/stamp"
   fi
   install_wheel
 }

@@ -131,7 +131,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in _UNIONS:
         if value is None and type(None) in arguments:
             return None
-        return _convert(next(a for a in arguments if a is not type(None)), value, where)
+        members = [member for member in arguments if member is not type(None)]
+        return _convert(next((member for member in members if type(value) is member), members[0]), value, where)
     if origin is tuple:
         if not isinstance(value, list):
             raise CodecError(f"{where}: a list is needed")
