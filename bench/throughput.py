@@ -132,7 +132,8 @@ class Rig:
         job = derive_job_id(f"{time.time()} {self._count}", 0)
         store = JobStore(job)
         inventory = str(self._mint.root / "inventory")
-        store.create(MintJob(job, "bench", inventory, self._site.name, program, {}, inputs, str(self._root / f"out-{job}")))
+        store.create(MintJob(job, "bench", inventory, self._site.name, program, {}, str(self._root / f"out-{job}"), len(inputs),
+                             sum(item.size for item in inputs)), inputs)
         return store
 
     def _over_connection(self, action: Callable[[Connection], None]) -> float:

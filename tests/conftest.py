@@ -214,9 +214,9 @@ class Site:
             f"StrictModes no\nAuthorizedKeysFile {keys}\nLogLevel ERROR\nMaxStartups 500\nMaxSessions 20\n{extra}",
             encoding="utf-8",
         )
-        log = (self.root / "sshd.log").open("ab")
-        self.sshd = subprocess.Popen([SSHD, "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, stdout=log,
-                                     stderr=log, start_new_session=True)
+        with (self.root / "sshd.log").open("ab") as log:
+            self.sshd = subprocess.Popen([SSHD, "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, stdout=log,
+                                         stderr=log, start_new_session=True)
         eventually(self._listens, what="sshd's port")
         return self.port
 

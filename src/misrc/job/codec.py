@@ -73,10 +73,12 @@ def parse_json(data: bytes) -> Any:
 
 
 def dump_json(value: Any) -> bytes:
-    """One canonical line: sorted keys, no spaces, UTF-8, no line end."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode("utf-8", "surrogatepass")
+    """One canonical line: sorted keys, no spaces, UTF-8, no line end; a lone surrogate (a file name's odd byte) as \\u….
+
+    Python's `backslashreplace` writes it exactly as JSON does, so that every line that is written can be read.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace")
 
 
 def encode(value: Any) -> Any:

@@ -1,8 +1,9 @@
 """Named fault points, so that a test can stop a process dead between any two steps that matter.
 
 Inert unless MISRC_FAULTS names a directory: `reach(name)` then appends the name to `trace` there, and dies by
-SIGKILL if a file `kill` holds that name. The file is removed first, so that a fault strikes once. A file
-`kill-parent` strikes the process whose id stands in MISRC_FAULTS_PARENT instead.
+SIGKILL if a file `kill` holds that name, or that name and the number of the passage that is meant (`name 3`). The
+file is removed first, so that a fault strikes once. A file `kill-parent` strikes the process whose id stands in
+MISRC_FAULTS_PARENT instead.
 """
 
 from __future__ import annotations
@@ -33,9 +34,15 @@ def _strike(file: str, name: str) -> bool:
     path = os.path.join(_directory or "", file)
     try:
         with open(path, encoding="ascii") as armed:
-            if armed.read().strip() != name:
-                return False
+            armed_name, _, passage = armed.read().strip().partition(" ")
+        if armed_name != name or (passage and _passages(name) != int(passage)):
+            return False
         os.rename(path, path + ".struck")
     except OSError:
         return False
     return True
+
+
+def _passages(name: str) -> int:
+    with open(os.path.join(_directory or "", "trace"), encoding="ascii") as trace:
+        return trace.read().split().count(name)

@@ -6,10 +6,12 @@ A document is one canonical JSON line per file, sorted by name, so that equal se
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from dataclasses import dataclass
-from typing import BinaryIO, Callable, Iterable, List, Tuple
+from typing import BinaryIO, Callable, Iterable, Tuple
 
-from .codec import CodecError, decode, dump_json, encode, parse_json
+from .codec import CodecError, parse_json
 from .names import NameRefused, check_distinct
 
 MAX_DOCUMENT_BYTES = 64 << 20
@@ -44,7 +46,11 @@ def total_bytes(manifest: Manifest) -> int:
 
 def render_manifest(manifest: Manifest) -> bytes:
     """The manifest's document."""
-    return b"".join(dump_json(encode(entry)) + b"\n" for entry in manifest)
+    return b"".join(
+        b'{"name":%s,"sha256":"%s","size":%d}\n'
+        % (json.dumps(entry.name, ensure_ascii=False).encode("utf-8"), entry.sha256.encode("ascii"), entry.size)
+        for entry in manifest
+    )
 
 
 def digest_manifest(manifest: Manifest) -> str:
@@ -61,12 +67,22 @@ def parse_manifest(document: bytes, check_name: Callable[[str], None], max_files
     lines = document.split(b"\n")[:-1]
     if len(lines) > max_files:
         raise CodecError("the manifest has too many files")
-    entries: List[Entry] = []
-    for line in lines:
-        if len(line) > 8192:
-            raise CodecError("the manifest has a line that is too long")
-        entries.append(decode(Entry, parse_json(line)))
-    return check_manifest(entries, check_name)
+    return check_manifest(map(_parse_line, lines), check_name)
+
+
+# The canonical form and no other: a line that any other JSON writer would spell differently is refused.
+_LINE = re.compile(rb'\{"name":"((?:[^"\\\x00-\x1f]|\\.){1,4096})","sha256":"([0-9a-f]{64})","size":(0|[1-9][0-9]{0,17})\}')
+
+
+def _parse_line(line: bytes) -> Entry:
+    match = _LINE.fullmatch(line)
+    if match is None:
+        raise CodecError("the manifest has a line that is not an entry in canonical form")
+    try:
+        name = match[1].decode("utf-8") if b"\\" not in match[1] else parse_json(b'"' + match[1] + b'"')
+    except UnicodeDecodeError:
+        raise CodecError("the manifest has a name that is not UTF-8") from None
+    return Entry(name, int(match[3]), match[2].decode("ascii"))
 
 
 def check_manifest(entries: Iterable[Entry], check_name: Callable[[str], None]) -> Manifest:
@@ -83,12 +99,17 @@ def check_manifest(entries: Iterable[Entry], check_name: Callable[[str], None]) 
     return given
 
 
-def hash_stream(stream: BinaryIO) -> Tuple[int, str]:
-    """Bytes read to the end, and their sha256."""
+def hash_stream(stream: BinaryIO, size_hint: int = BLOCK) -> Tuple[int, str]:
+    """Bytes read to the end, and their sha256. `size_hint` saves a large buffer for a small file."""
     digest = hashlib.sha256()
-    buffer = bytearray(BLOCK)
-    view = memoryview(buffer)
     size = 0
+    if size_hint < BLOCK:
+        data = stream.read(size_hint + 1)
+        digest.update(data)
+        size = len(data)
+        if size == size_hint:
+            return size, digest.hexdigest()
+    view = memoryview(bytearray(BLOCK))
     while True:
         count = stream.readinto(view)  # type: ignore[attr-defined]
         if not count:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Iterable, Pattern, Tuple
+from typing import Iterable, Pattern, Set, Tuple
 
 MAX_NAME_BYTES = 255
 MAX_PATH_BYTES = 1024
@@ -21,6 +21,8 @@ ARGUMENT_NAME = "[a-z][a-z0-9_]{0,63}"
 SHA256 = "[0-9a-f]{64}"
 
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
+# The names of nearly all files, known to be harmless at a glance.
+_PLAIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.+-]{0,200}[A-Za-z0-9_+-])?", re.ASCII)
 _FORBIDDEN = frozenset('/\\:*?"<>|')
 
 
@@ -35,6 +37,8 @@ def is_job_id(text: str) -> bool:
 
 def check_component(name: str) -> None:
     """Refuse one path component that is unsafe on any system that a job may meet."""
+    if _PLAIN.fullmatch(name) and not _RESERVED.fullmatch(name):
+        return
     try:
         raw = name.encode("utf-8")
     except UnicodeEncodeError:
@@ -71,13 +75,15 @@ def check_result_name(name: str) -> None:
 
 def check_distinct(names: Iterable[str]) -> None:
     """Refuse names that fall together on a file system that ignores case, and a file that is also a folder."""
-    seen = set()
-    folders = set()
+    seen: Set[str] = set()
+    folders: Set[str] = set()
     for name in names:
-        key = unicodedata.normalize("NFC", name.casefold())
+        key = name.lower() if name.isascii() else unicodedata.normalize("NFC", name.casefold())
         if key in seen:
             raise NameRefused("two names differ only in case, or are the same")
         seen.add(key)
+        if "/" not in key:
+            continue
         parts = key.split("/")
         folders.update("/".join(parts[:i]) for i in range(1, len(parts)))
     if seen & folders:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from ..job.codec import encode
 from ..job.states import JobState
 from ..wire.replies import FILE_PREFIX, Reply
 from .jobs import JobStore
@@ -13,6 +14,18 @@ MANIFEST = "manifest.jsonl"
 RECEIPT = "receipt.json"
 SIGNATURE = "receipt.sig"
 _DOCUMENTS = {"manifest": MANIFEST, "receipt": RECEIPT, "signature": SIGNATURE}
+
+
+def tell_program(store: JobStore) -> Callable[[Reply], None]:
+    """For a play that waits a little: passes on what the program reports of itself."""
+
+    def tell(reply: Reply) -> None:
+        if reply.state is not None:
+            store.tell_progress(
+                phase="program", state=reply.state.value, since=reply.since, progress=encode(reply.progress)
+            )
+
+    return tell
 
 
 def note_answer(store: JobStore, reply: Reply, sections: Mapping[str, bytes]) -> None:

@@ -53,7 +53,7 @@ def _run_dry(request: RunRequest, display: Display, as_json: bool) -> int:
 
     from .staging import ask_dry
 
-    site, asked = check_request(request)
+    site, asked, _ = check_request(request)
     record = dataclasses.replace(asked, job=derive_job_id(asked.call + "dry", 0))
     connection = Connection.make(site)
     try:
@@ -63,9 +63,9 @@ def _run_dry(request: RunRequest, display: Display, as_json: bool) -> int:
     if as_json:
         _print_json({"accepted": True, "site": site.id, "program": request.program, "free_bytes": reply.free_bytes})
         return 0
-    size = format_size(sum(item.size for item in record.inputs))
+    size = format_size(record.bytes)
     free = format_size(reply.free_bytes or 0)
-    display.say("dry.accepted", site=site.id, count=len(record.inputs), size=size, free=free)
+    display.say("dry.accepted", site=site.id, count=record.files, size=size, free=free)
     return 0
 
 

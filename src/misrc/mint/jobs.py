@@ -13,7 +13,7 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..job.codec import CodecError, decode, dump_json, encode, parse_json
@@ -29,6 +29,7 @@ RECORD = "job.json"
 FAILURE = "failure.json"
 PROGRESS = "progress.json"
 SMALL = "small"
+ASKED = "asked.json"
 _HASHED_BELOW = 16 << 20
 
 
@@ -51,8 +52,9 @@ class MintJob:
     site: str
     program: str
     arguments: Mapping[str, str]
-    inputs: tuple[InputFile, ...]
     results: str
+    files: int = 0
+    bytes: int = 0
     copies: Mapping[str, str] = field(default_factory=dict)
     state: JobState = JobState.CREATED
     outcome: Outcome | None = None
@@ -71,16 +73,26 @@ class JobStore:
         self.job = job
         self.path = state_folder() / "jobs" / job
         self._seen = 0
+        self._told = 0.0
 
     @property
     def exists(self) -> bool:
         """Whether the job is known here."""
         return (self.path / RECORD).is_file()
 
-    def create(self, record: MintJob) -> None:
-        """Write the first record."""
+    def create(self, record: MintJob, inputs: Sequence[InputFile]) -> None:
+        """Write the first record, the list of inputs before it."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.write_inputs(inputs)
         self.save(record)
+
+    def write_inputs(self, inputs: Sequence[InputFile]) -> None:
+        """Keep where the inputs are. Not in the record: it is read often, and there may be many of them."""
+        self.write(ASKED, dump_json([[item.name, item.path, item.size] for item in inputs]))
+
+    def read_inputs(self) -> tuple[InputFile, ...]:
+        """The job's inputs."""
+        return tuple(InputFile(*row) for row in parse_json(self.load(ASKED) or b"[]"))
 
     def read(self) -> MintJob:
         """The record; BadRequest where there is none."""
@@ -106,13 +118,21 @@ class JobStore:
 
     def update(self, **changes: object) -> MintJob:
         """Change fields that are not the state."""
-        record = dataclasses.replace(self.read(), **changes)  # type: ignore[arg-type]
-        self.save(record)
+        with self.lock("record.lock"):
+            record = dataclasses.replace(self.read(), **changes)  # type: ignore[arg-type]
+            self.save(record)
         return record
 
     def advance(self, new: JobState, **changes: object) -> MintJob:
         """Move on to `new`, through every state on the way; a state already passed is left as it is."""
+        with self.lock("record.lock"):
+            return self._advance(new, changes)
+
+    def _advance(self, new: JobState, changes: Mapping[str, object]) -> MintJob:
         record = self.read()
+        if record.state is JobState.CLOSED:
+            # The last word is spoken: an answer that comes late changes nothing.
+            return record
         state = record.state
         for step in _steps(state, new):
             check_transition(state, step)
@@ -154,11 +174,15 @@ class JobStore:
         """Forget a document."""
         (self.path / name).unlink(missing_ok=True)
 
-    def tell_progress(self, phase: str, done: float = 0, total: float = 0) -> None:
-        """For whoever watches: where the present step is. Not durable, and allowed to fail."""
+    def tell_progress(self, **progress: object) -> None:
+        """For whoever watches: where the present step is. Not durable, allowed to fail, at most five times a second."""
+        now = time.monotonic()
+        if now - self._told < 0.2:
+            return
+        self._told = now
         with contextlib.suppress(OSError):
             temporary = self.path / f".{PROGRESS}"
-            temporary.write_bytes(dump_json({"phase": phase, "done": done, "total": total}))
+            temporary.write_bytes(dump_json(progress))
             temporary.rename(self.path / PROGRESS)
 
     @contextlib.contextmanager
@@ -174,8 +198,12 @@ class JobStore:
 
     def is_driven(self) -> bool:
         """Whether a `misrc run` looks after the job now."""
+        return self.is_busy("driver.lock")
+
+    def is_busy(self, name: str) -> bool:
+        """Whether a process holds one of the job's locks."""
         try:
-            descriptor = os.open(self.path / "driver.lock", os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(self.path / name, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         try:
@@ -217,7 +245,9 @@ def list_jobs() -> list[MintJob]:
     return sorted(found, key=lambda record: record.created)
 
 
-def identify_call(site: str, program: str, arguments: Mapping[str, str], inputs: tuple[InputFile, ...], results: str) -> str:
+def identify_call(
+    site: str, program: str, arguments: Mapping[str, str], inputs: Sequence[InputFile], results: str
+) -> str:
     """What makes two calls the same: site, program, arguments, inputs, results folder, and MInt's run id if given.
 
     Inputs count by content up to 16 MiB, and by file identity, size and time of change above.

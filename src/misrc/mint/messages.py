@@ -82,6 +82,14 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "必須の出力 '{name}' が返却されませんでした (ジョブ {job})。連絡先: {contact}",
     ),
     "job.cancelled": ("cancelled: job {job}", "キャンセルしました: ジョブ {job}"),
+    "job.ended_before": (
+        "stopped; job {job} had ended before it could be cancelled: the same command, or 'misrc fetch', brings its results",
+        "停止しました。ジョブ {job} はキャンセル前に終了していました。同じコマンドか 'misrc fetch' で結果を取得できます",
+    ),
+    "job.left": (
+        "stopped; job {job} is left as it is: the same command goes on with it",
+        "停止しました。ジョブ {job} はそのままです。同じコマンドで続行できます",
+    ),
     "job.cancel_pending": (
         "job {job} is to be cancelled, but {site} cannot be reached; 'misrc tend' will do it",
         "ジョブ {job} をキャンセルできませんでした ({site} に接続不可)。'misrc tend' が後で実行します",

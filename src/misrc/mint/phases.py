@@ -6,6 +6,7 @@ What fails leaves its type beside the record, because a play can only say that i
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from ansible.plugins.action import ActionBase
 from ..job.codec import dump_json
 from ..job.errors import MisrcError, Refused
 from . import execution, retrieval, staging
+from .answers import tell_program
 from .connection import Connection
 from .jobs import FAILURE, JobStore
+from .launch import die_with_parent
 from .sites import load_site
 
 # How long the first play stays for a short program, in seconds.
@@ -34,7 +37,7 @@ def execute_phase(store: JobStore, connection: Connection) -> dict[str, Any]:
     before = store.read().state
     record = execution.start(store, connection)
     if not record.state.final:
-        connection.retrying(lambda: execution.wait(store, connection, PATIENCE))
+        connection.retrying(lambda: execution.wait(store, connection, PATIENCE, tell_program(store)))
     record = store.read()
     return {"changed": record.state is not before, "ended": record.state.final}
 
@@ -52,6 +55,8 @@ class PhaseAction(ActionBase):
 
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         """Run the step of the job that the task names."""
+        # Ansible's worker leads a session of its own, and would go on alone if its playbook were killed.
+        die_with_parent(signal.SIGKILL)
         result: dict[str, Any] = super().run(tmp, task_vars)
         store = JobStore(str(self._task.args["job"]))
         try:

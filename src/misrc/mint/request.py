@@ -35,8 +35,8 @@ class RunRequest:
     inventory: str | None = None
 
 
-def check_request(request: RunRequest) -> tuple[Interface, MintJob]:
-    """The site and a job record without an id; BadRequest or Refused with one clear line."""
+def check_request(request: RunRequest) -> tuple[Interface, MintJob, tuple[InputFile, ...]]:
+    """The site, a job record without an id, and the inputs; BadRequest or Refused with one clear line."""
     inventory = inventory_folder(request.inventory)
     site = load_site(inventory, request.site)
     contact = site.contact_mint or site.contact_site or "-"
@@ -53,9 +53,10 @@ def check_request(request: RunRequest) -> tuple[Interface, MintJob]:
     call = identify_call(site.id, request.program, arguments, inputs, results)
     record = MintJob(
         job="", call=call, inventory=str(inventory), site=site.id, program=request.program, arguments=arguments,
-        inputs=inputs, results=results, copies=copies, created=time.time(),
+        results=results, files=len(inputs), bytes=sum(item.size for item in inputs), copies=copies,
+        created=time.time(),
     )
-    return site, record
+    return site, record, inputs
 
 
 def _pairs(option: str, words: Sequence[str]) -> dict[str, str]:

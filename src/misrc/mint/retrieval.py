@@ -104,7 +104,7 @@ def _receive(store: JobStore, connection: Connection, arriving: Path, manifest: 
         total = total_bytes(manifest)
         argv = get_argv(RSYNC, connection.rsh(), store.job, str(arriving))
         connection.retrying(
-            lambda: run_rsync(connection, argv, lambda done: store.tell_progress("retrieve", done, total))
+            lambda: run_rsync(connection, argv, lambda done: store.tell_progress(phase="retrieve", done=done, total=total))
         )
     _verify(store, connection, arriving, manifest)
 
@@ -140,7 +140,7 @@ def _verify(store: JobStore, connection: Connection, arriving: Path, manifest: M
     if set(arrived) != {entry.name for entry in manifest}:
         raise _discard(store, connection, arriving)
     for entry in manifest:
-        if _measure(arrived[entry.name]) != (entry.size, entry.sha256):
+        if _measure(arrived[entry.name], entry.size) != (entry.size, entry.sha256):
             raise _discard(store, connection, arriving)
 
 
@@ -149,10 +149,10 @@ def _discard(store: JobStore, connection: Connection, arriving: Path) -> MisrcEr
     return _mismatch(store, connection)
 
 
-def _measure(path: Path) -> tuple[int, str]:
+def _measure(path: Path, size: int) -> tuple[int, str]:
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=0) as file:
-            return hash_stream(file)  # type: ignore[arg-type]
+            return hash_stream(file, size)
     except OSError:
         return -1, ""
 

@@ -13,8 +13,9 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..job.codec import CodecError, parse_json
 from ..job.errors import BadRequest, JobCancelled, JobLost, MisrcError, ProgramFailed, Refused, Unreachable
@@ -24,11 +25,11 @@ from ..job.names import is_job_id
 from ..job.states import JobState, Outcome
 from ..wire.grammar import MAX_WAIT_SECONDS, Command, Verb, render_command
 from ..wire.refusals import Refusal
-from ..wire.replies import Reply
+from ..wire.replies import Progress, Reply
 from . import execution
 from .connection import Connection
 from .display import Display, format_elapsed
-from .jobs import FAILURE, PROGRESS, JobStore, MintJob, derive_job_id
+from .jobs import FAILURE, PROGRESS, InputFile, JobStore, MintJob, derive_job_id
 from .launch import Play
 from .messages import say
 from .request import RunRequest, check_request
@@ -37,6 +38,8 @@ from .sites import load_site
 
 REPORT_SECONDS = 0.2
 LOOK_SECONDS = 0.01
+# The site answers a cancel within 15 s, whether the job has ended by then or not.
+CANCEL_ROUNDS = 5
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -48,15 +51,18 @@ def run(request: RunRequest, job: str | None, new: bool, display: Display, play:
     """Run one job to its end; the errors of `misrc.job.errors` say how it ended otherwise."""
     reach("run.enter")
     try:
-        site, asked = check_request(request)
+        site, asked, inputs = check_request(request)
         store, fresh = _find_job(asked, job, new)
         with stoppable():
             try:
                 with store.lock("driver.lock"):
-                    _make_record(store, asked, fresh, display)
+                    _make_record(store, asked, inputs, fresh, display)
                     return Driver(store, site, display, play).drive()
             except Stopped:
+                play.end()
                 return cancel_job(store, site, display)
+            except OSError as error:
+                raise _disk_failed(store, error) from None
     finally:
         play.end()
 
@@ -65,8 +71,20 @@ def resume(store: JobStore, display: Display) -> MintJob:
     """Go on with a job from its record alone."""
     record = store.read()
     site = load_site(Path(record.inventory), record.site)
-    with stoppable(), store.lock("driver.lock"):
-        return Driver(store, site, display).drive()
+    with stoppable():
+        try:
+            with store.lock("driver.lock"):
+                return Driver(store, site, display).drive()
+        except Stopped:
+            if store.read().cancel:
+                return cancel_job(store, site, display)
+            raise MisrcError(say("job.left", job=store.job)) from None
+        except OSError as error:
+            raise _disk_failed(store, error) from None
+
+
+def _disk_failed(store: JobStore, error: OSError) -> BadRequest:
+    return BadRequest(say("local.disk", why=error.strerror or error, job=store.job))
 
 
 @contextlib.contextmanager
@@ -110,9 +128,11 @@ def _is_reusable(record: MintJob, new: bool) -> bool:
     return True
 
 
-def _make_record(store: JobStore, asked: MintJob, fresh: bool, display: Display) -> None:
+def _make_record(
+    store: JobStore, asked: MintJob, inputs: Sequence[InputFile], fresh: bool, display: Display
+) -> None:
     if fresh and not store.exists:
-        store.create(dataclasses.replace(asked, job=store.job))
+        store.create(dataclasses.replace(asked, job=store.job), inputs)
         display.say("job.created", job=store.job, site=asked.site, program=asked.program)
         return
     record = store.read()
@@ -121,7 +141,8 @@ def _make_record(store: JobStore, asked: MintJob, fresh: bool, display: Display)
         return
     display.say("job.resumed", job=store.job, state=record.state.value)
     if record.state is JobState.CREATED:
-        store.update(inputs=asked.inputs, copies=asked.copies, cancel=False)
+        store.write_inputs(inputs)
+        store.update(copies=asked.copies, cancel=False)
 
 
 class Driver:
@@ -192,7 +213,14 @@ class Driver:
         with contextlib.suppress(CodecError, KeyError):
             if data:
                 plain = parse_json(data)
-                self.display.transfer(plain["phase"], plain["done"], plain["total"])
+                self._show_progress(plain)
+
+    def _show_progress(self, plain: dict[str, Any]) -> None:
+        if plain["phase"] == "program":
+            reported = plain.get("progress")
+            self.display.waiting(plain["state"], plain["since"], Progress(**reported) if reported else None)
+        else:
+            self.display.transfer(plain["phase"], plain["done"], plain["total"])
 
     def _judge(self, status: int, folder: Path) -> None:
         self.store.drop(PROGRESS)
@@ -263,31 +291,53 @@ class Driver:
 
 
 def cancel_job(store: JobStore, site: Interface, display: Display) -> MintJob:
-    """Cancel a job, for good: what cannot be done now is noted, and `misrc tend` does it."""
+    """Cancel a job, for good: what cannot be done now is noted, and `misrc tend` does it.
+
+    A job that ended by itself keeps its outcome, and its results can still be fetched.
+    """
     if not store.exists:
         raise JobCancelled(say("job.cancelled", job=store.job))
-    record = store.update(cancel=True)
-    connection = Connection.make(site)
-    try:
-        command = render_command(Command(Verb.CANCEL, record.job))
-        reply, _ = connection.ask(command, seconds=60)
-        state = reply.state if reply.state is not None else JobState.ENDED
-        if state.final:
-            record = store.advance(JobState.CLOSED, outcome=reply.outcome or Outcome.CANCELLED, reason=reply.reason or "")
+    record = store.read()
+    if record.state is JobState.CLOSED:
+        return Driver(store, site, display)._conclude(record)
+    if not record.state.final:
+        store.update(cancel=True)
+        connection = Connection.make(site)
+        try:
+            record = _cancel_at_site(store, connection)
+        except Unreachable:
+            raise Unreachable(say("job.cancel_pending", job=record.job, site=site.id)) from None
+        finally:
+            connection.close()
+            display.close()
+    if record.outcome is Outcome.CANCELLED:
+        raise JobCancelled(say("job.cancelled", job=record.job))
+    raise JobCancelled(say("job.ended_before", job=record.job))
+
+
+def _cancel_at_site(store: JobStore, connection: Connection) -> MintJob:
+    """Stop the job at the site; Unreachable where that is not certain yet."""
+    command = render_command(Command(Verb.CANCEL, store.job))
+    for _ in range(CANCEL_ROUNDS):
+        try:
+            reply, _ = connection.ask(command, seconds=60)
+        except Refused as refused:
+            if refused.code == Refusal.UNKNOWN_JOB.value and store.is_busy("phase.lock"):
+                # A play of another `misrc run` may be just about to announce it.
+                time.sleep(1.0)
+                continue
+            if refused.code not in (Refusal.UNKNOWN_JOB.value, Refusal.GONE.value):
+                raise
+            reason = "cancelled before it reached the site"
+            return store.advance(JobState.CLOSED, outcome=Outcome.CANCELLED, reason=reason)
+        if reply.state is not None and reply.state.final:
+            if reply.outcome not in (None, Outcome.CANCELLED):
+                return store.update(cancel=False)
+            record = store.advance(JobState.CLOSED, outcome=Outcome.CANCELLED, reason=reply.reason or "")
             with contextlib.suppress(MisrcError):
                 connection.ask(render_command(Command(Verb.CLOSE, record.job)), seconds=60)
-    except Refused as refused:
-        if refused.code not in (Refusal.UNKNOWN_JOB.value, Refusal.GONE.value):
-            raise
-        record = store.advance(JobState.CLOSED, outcome=Outcome.CANCELLED, reason="cancelled before it reached the site")
-    except Unreachable:
-        raise Unreachable(say("job.cancel_pending", job=record.job, site=site.id)) from None
-    finally:
-        connection.close()
-        display.close()
-    if record.outcome in (None, Outcome.CANCELLED):
-        raise JobCancelled(say("job.cancelled", job=record.job))
-    return record
+            return record
+    raise Unreachable("the job does not end")
 
 
 def _revive(note: dict[str, object]) -> MisrcError:

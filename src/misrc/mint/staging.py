@@ -7,13 +7,15 @@ they are hashed here; their manifest follows with `start`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..job.errors import BadRequest, MisrcError, Refused
+from ..job.errors import BadRequest, JobCancelled, MisrcError, Refused
 from ..job.faults import reach
 from ..job.manifest import Entry, Manifest, digest_manifest, hash_stream, make_manifest, render_manifest
 from ..job.spec import MAX_INLINE_BYTES, MAX_SPEC_BYTES, JobSpec, OpenRequest, render_open
@@ -21,8 +23,8 @@ from ..job.states import JobState
 from ..wire.grammar import Command, Verb, render_command
 from ..wire.refusals import Refusal
 from ..wire.replies import Reply
-from ..wire.rsync import put_argv
-from .answers import INPUTS, note_answer
+from ..wire.rsync import Batch, put_argv
+from .answers import INPUTS, note_answer, tell_program
 from .connection import Connection
 from .jobs import InputFile, JobStore, MintJob
 from .messages import say
@@ -35,8 +37,10 @@ def stage(store: JobStore, connection: Connection, patience: int = 0) -> MintJob
     """Bring the job to `staged` or beyond; a short job with small inputs may end within `patience` seconds."""
     reach("stage.enter")
     record = store.read()
+    if record.cancel:
+        raise JobCancelled(say("job.cancelled", job=record.job))
     if record.state is JobState.CREATED:
-        small = _load_inline(record)
+        small = _load_inline(store, record)
         if small is not None:
             _stage_inline(store, connection, record, small, patience)
         else:
@@ -47,8 +51,7 @@ def stage(store: JobStore, connection: Connection, patience: int = 0) -> MintJob
 
 def announce(record: MintJob, manifest: str | None) -> JobSpec:
     """The spec of a job."""
-    size = sum(item.size for item in record.inputs)
-    return JobSpec(record.job, record.site, record.program, record.arguments, len(record.inputs), size, manifest)
+    return JobSpec(record.job, record.site, record.program, record.arguments, record.files, record.bytes, manifest)
 
 
 def ask_dry(connection: Connection, record: MintJob) -> Reply:
@@ -58,12 +61,12 @@ def ask_dry(connection: Connection, record: MintJob) -> Reply:
     return connection.retrying(lambda: connection.ask(render_command(Command(Verb.OPEN, record.job)), request))[0]
 
 
-def _load_inline(record: MintJob) -> list[tuple[Entry, bytes]] | None:
+def _load_inline(store: JobStore, record: MintJob) -> list[tuple[Entry, bytes]] | None:
     """The inputs with their bytes, where they are small enough to come along."""
-    if len(record.inputs) > _INLINE_FILES or sum(item.size for item in record.inputs) > MAX_INLINE_BYTES:
+    if record.files > _INLINE_FILES or record.bytes > MAX_INLINE_BYTES:
         return None
     found = []
-    for item in record.inputs:
+    for item in store.read_inputs():
         data = _open_input(item).read_bytes()
         if len(data) != item.size:
             raise BadRequest(say("input.changed", path=item.path, name=item.name))
@@ -90,30 +93,30 @@ def _stage_inline(
         return
     data = line + b"".join(content for _, content in small)
     command = render_command(Command(Verb.OPEN, record.job))
-    reply, sections = connection.retrying(lambda: connection.ask(command, data))
+    reply, sections = connection.retrying(lambda: connection.ask(command, data, on_progress=tell_program(store)))
     note_answer(store, reply, sections)
 
 
 def _stage_by_rsync(store: JobStore, connection: Connection, record: MintJob) -> None:
     request = render_open(OpenRequest(announce(record, None)))
     command = render_command(Command(Verb.OPEN, record.job))
-    reply, _ = connection.retrying(lambda: connection.ask(command, request))
-    if reply.state is not None and reply.state.started:
-        store.advance(reply.state, checkpoint=reply.checkpoint)
-        return
-    hashing = _Hashing(record)
-    with _sources(store, record) as batches:
-        for sources, listed in batches:
-            connection.retrying(lambda s=sources, f=listed: _put(store, connection, record, s, f))  # type: ignore[misc]
+    # Hashing begins while the connection is still being made.
+    hashing = _Hashing(store.read_inputs())
+    with _batches(store) as batches:
+        reply, _ = connection.retrying(lambda: connection.ask(command, request))
+        if reply.state is not None and reply.state.started:
+            store.advance(reply.state, checkpoint=reply.checkpoint)
+            return
+        for batch in batches:
+            connection.retrying(functools.partial(_put, store, connection, record, batch))
     store.write(INPUTS, render_manifest(hashing.result()))
     store.advance(JobState.STAGED)
 
 
-def _put(store: JobStore, connection: Connection, record: MintJob, sources: list[str], listed: str | None) -> None:
-    total = sum(item.size for item in record.inputs)
-    argv = put_argv(RSYNC, connection.rsh(), record.job, sources, listed)
+def _put(store: JobStore, connection: Connection, record: MintJob, batch: Batch) -> None:
+    argv = put_argv(RSYNC, connection.rsh(), record.job, batch)
     try:
-        run_rsync(connection, argv, lambda done: store.tell_progress("stage", done, total))
+        run_rsync(connection, argv, lambda done: store.tell_progress(phase="stage", done=done, total=record.bytes))
     except Refused as refused:
         # A start that got through before a cut has closed `in/`: then the inputs are there.
         if refused.code != Refusal.STATE.value:
@@ -123,8 +126,8 @@ def _put(store: JobStore, connection: Connection, record: MintJob, sources: list
 class _Hashing:
     """Hashes the inputs in a thread while rsync sends them."""
 
-    def __init__(self, record: MintJob) -> None:
-        self._record = record
+    def __init__(self, inputs: Sequence[InputFile]) -> None:
+        self._inputs = inputs
         self._entries: list[Entry] = []
         self._error: MisrcError | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -132,9 +135,9 @@ class _Hashing:
 
     def _run(self) -> None:
         try:
-            for item in self._record.inputs:
+            for item in self._inputs:
                 with _open_input(item).open("rb", buffering=0) as file:
-                    size, digest = hash_stream(file)  # type: ignore[arg-type]
+                    size, digest = hash_stream(file, item.size)
                 if size != item.size:
                     raise BadRequest(say("input.changed", path=item.path, name=item.name))
                 self._entries.append(Entry(item.name, size, digest))
@@ -152,34 +155,32 @@ class _Hashing:
 
 
 @contextlib.contextmanager
-def _sources(store: JobStore, record: MintJob):  # type: ignore[no-untyped-def]
+def _batches(store: JobStore) -> Iterator[list[Batch]]:
     """What rsync sends: a list of all files that bear their right name, made so by hard links where they do not.
 
-    A file that can get its name neither way (another file system) is sent alone, under its new name.
+    A file that can get its name neither way (it lies on another file system) is sent alone, under its new name.
     """
     folder = store.path / "sending"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
+    names = store.path / "sending.list"
     listed: list[str] = []
-    alone: list[list[str]] = []
-    for item in record.inputs:
-        path = os.path.realpath(item.path)
-        if os.path.basename(path) == item.name:
-            listed.append(path)
+    alone: list[Batch] = []
+    for item in store.read_inputs():
+        if os.path.basename(item.path) == item.name and not os.path.islink(item.path):
+            listed.append(item.path)
             continue
-        link = folder / item.name
+        path, link = os.path.realpath(item.path), folder / item.name
         try:
             os.link(path, link)
             listed.append(str(link))
         except OSError:
-            alone.append([path, item.name])
-    batches: list[tuple[list[str], str | None]] = [([path, name], None) for path, name in alone]
+            alone.append(Batch(source=path, name=item.name))
     if listed:
-        names = store.path / "sending.list"
         names.write_bytes(b"".join(os.fsencode(path) + b"\0" for path in listed))
-        batches.append(([], str(names)))
+        alone.append(Batch(listed=str(names)))
     try:
-        yield batches
+        yield alone
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        (store.path / "sending.list").unlink(missing_ok=True)
+        names.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from .home import Home, open_work_root, read_policy
 from .installer import InstallError, Installation
 from .jobs import find_job, read_jobs
 from .ledger import Ledger, read_lines
-from .release import Releaser
+from .release import Releaser, judge
 
 
 def main(words: List[str], prefix: Optional[str]) -> int:
@@ -140,10 +140,12 @@ def _release(home: Home, options: argparse.Namespace) -> int:
         ledger.append("decide", job=job.job, decision="refuse" if options.refuse else "release", uid=os.getuid())
         files.write_record(job.folder, "released", b"")
         rule = policy.programs[job.spec().program]
-        outcome = Outcome.REFUSED if options.refuse else Outcome.SUCCEEDED
-        reason = "the site did not release the results" if options.refuse else ""
+        end = keeper.read_end(job.folder)
+        outcome, reason = judge(end, rule)
+        if options.refuse:
+            outcome, reason = Outcome.REFUSED, "the site did not release the results"
         releaser = Releaser(options.site, policy, home.key, ledger)
-        releaser.finish(job, rule, keeper.read_end(job.folder), outcome, reason, nothing_leaves=options.refuse)
+        releaser.finish(job, rule, end, outcome, reason, nothing_leaves=options.refuse)
     return 0
 
 

@@ -41,7 +41,8 @@ def read_record(folder: int, name: str, limit: int = 1 << 20) -> Optional[bytes]
     except FileNotFoundError:
         return None
     with open(descriptor, "rb") as file:
-        data = file.read(limit + 1)
+        # Python makes room for as much as it is asked to read: ask for what is there.
+        data = file.read(min(limit, os.fstat(descriptor).st_size) + 1)
     if len(data) > limit:
         raise ValueError(f"{name} is longer than it can be")
     return data

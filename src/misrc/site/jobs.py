@@ -22,7 +22,7 @@ from ..job.names import is_job_id
 from ..job.spec import JobSpec
 from ..job.states import JobState, Outcome, check_transition
 from ..wire.refusals import Denied, Refusal
-from . import files
+from . import files, kernel
 
 FOLDERS = ("in", "work", "return", "log")
 GONE = ".gone"
@@ -93,7 +93,7 @@ class JobFolder:
 def create_job(root: int, work_root: str, spec: JobSpec, inline: "List[Tuple[str, bytes]]") -> JobFolder:
     """Make a job's folder whole or not at all: it is filled under another name and then renamed."""
     temporary = f".new-{spec.job}-{os.getpid()}"
-    _remove(work_root, temporary)
+    _remove_half_made(root, work_root)
     os.mkdir(temporary, files.PRIVATE_FOLDER, dir_fd=root)
     try:
         with files.opened(files.open_folder(temporary, root)) as folder:
@@ -111,6 +111,14 @@ def create_job(root: int, work_root: str, spec: JobSpec, inline: "List[Tuple[str
         _remove(work_root, temporary)
         raise
     return JobFolder(root, work_root, spec.job)
+
+
+def _remove_half_made(root: int, work_root: str) -> None:
+    """What a killed `open` left: its name ends in the process that was filling it."""
+    for name in os.listdir(root):
+        pid = name.rpartition("-")[2]
+        if name.startswith(".new-") and (pid == str(os.getpid()) or not kernel.start_time(int(pid))):
+            _remove(work_root, name)
 
 
 def _write_inline(folder: int, inline: "List[Tuple[str, bytes]]") -> None:

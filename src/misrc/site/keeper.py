@@ -6,10 +6,11 @@ The supervisor may be killed while the keeper goes on, and the other way round: 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import time
-from typing import Dict, Optional, Tuple
+from typing import Callable, Dict, Optional, Tuple
 
 from ..job.codec import parse_json
 from ..job.faults import reach
@@ -51,8 +52,13 @@ class LogWriter:
                 os.write(self._descriptor, TRUNCATED)
 
 
-def attend(job_folder: int, pid: int, streams: Tuple[int, int], log_bytes: int) -> int:
-    """Stream the program's output to the job's logs until child `pid` has ended; its exit status."""
+def attend(
+    job_folder: int, pid: int, streams: Tuple[int, int], log_bytes: int, check: Callable[[], None] = lambda: None
+) -> int:
+    """Stream the program's output to the job's logs until child `pid` has ended; its exit status.
+
+    `check` is called now and then meanwhile, and may raise to give up.
+    """
     with files.opened(files.open_folder("log", job_folder)) as logs:
         combined = LogWriter(logs, COMBINED, log_bytes)
         writers: Dict[int, LogWriter] = {
@@ -66,13 +72,15 @@ def attend(job_folder: int, pid: int, streams: Tuple[int, int], log_bytes: int) 
         if watched >= 0:
             poller.register(watched, select.POLLIN)
         try:
-            return _pump(poller, writers, combined, pid)
+            return _pump(poller, writers, combined, pid, check)
         finally:
             if watched >= 0:
                 os.close(watched)
 
 
-def _pump(poller: "select.poll", writers: Dict[int, LogWriter], combined: LogWriter, pid: int) -> int:
+def _pump(
+    poller: "select.poll", writers: Dict[int, LogWriter], combined: LogWriter, pid: int, check: Callable[[], None]
+) -> int:
     open_streams = set(writers)
     status: Optional[int] = None
     deadline = 0.0
@@ -82,6 +90,7 @@ def _pump(poller: "select.poll", writers: Dict[int, LogWriter], combined: LogWri
                 poller.unregister(descriptor)
                 open_streams.discard(descriptor)
         if status is None:
+            check()
             status = _reap(pid)
             deadline = time.monotonic() + DRAIN_SECONDS
     return status
@@ -111,10 +120,15 @@ def _reap(pid: int) -> Optional[int]:
 
 
 def write_end(job_folder: int, end: ProgramEnd) -> None:
-    """Note the end, once: the first word stands."""
-    if not files.exists(job_folder, EXIT):
+    """Note the end, once: the first word stands. A full disk delays the note and does not lose it."""
+    while not files.exists(job_folder, EXIT):
         reach("keeper.exit")
-        files.write_json(job_folder, EXIT, {"status": end.status, "error": end.error})
+        try:
+            files.write_json(job_folder, EXIT, {"status": end.status, "error": end.error})
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            time.sleep(1.0)
 
 
 def read_end(job_folder: int) -> Optional[ProgramEnd]:

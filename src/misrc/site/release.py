@@ -55,10 +55,21 @@ class Releaser:
         nothing_leaves: bool = False,
     ) -> None:
         """Bring a job whose program will not run any more to its end; doing it again changes nothing."""
-        if nothing_leaves:
+        with files.locked(job.folder, "finish.lock"):
+            if not job.read().state.final:
+                self._finish(job, rule, end, outcome, reason, nothing_leaves)
+
+    def _finish(
+        self, job: JobFolder, rule: ProgramRule, end: Optional[keeper.ProgramEnd], outcome: Outcome, reason: str,
+        nothing_leaves: bool,
+    ) -> None:
+        held = rule.hold and not files.exists(job.folder, "released")
+        judged = outcome in (Outcome.SUCCEEDED, Outcome.FAILED) and end is not None
+        if nothing_leaves or (held and not judged):
             rule = dataclasses.replace(rule, returns=(), logs="none")
         manifest, outcome, reason = self._assemble(job, rule, outcome, reason)
-        if rule.hold and outcome is Outcome.SUCCEEDED and not files.exists(job.folder, "released"):
+        # A program that failed leaves files as well: those wait for a person just so.
+        if held and judged:
             with job.lock():
                 if job.read().state is JobState.RUNNING:
                     job.advance(JobState.HELD)
@@ -81,10 +92,15 @@ class Releaser:
         withheld = Selection(job, rule).move()
         reach("release.moved")
         _write_log(job, rule)
-        manifest = _measure(job, rule)
+        try:
+            manifest = _measure(job, rule)
+        except NameRefused as error:
+            # Names that a receiver's file system would fold together cannot travel: better none than a lost file.
+            outcome, reason = Outcome.FAILED, f"among the results, {error}"
+            manifest = _measure(job, dataclasses.replace(rule, returns=()))
         if withheld:
             self._ledger.append(
-                "withhold", essential=True, job=job.job, count=len(withheld), names=sorted(withheld)[:_RECORDED]
+                "withhold", essential=True, job=job.job, count=len(withheld), names=[name[:200] for name in sorted(withheld)[:_RECORDED]]
             )
         names = {entry.name for entry in manifest}
         missing = [name for name in rule.requires if name not in names]
@@ -156,13 +172,13 @@ class Selection:
         entry = self._inputs[path]
         try:
             with open(files.open_regular(parent, name), "rb") as file:
-                return hash_stream(file) == (entry.size, entry.sha256)
+                return hash_stream(file, entry.size) == (entry.size, entry.sha256)
         except OSError:
             return False
 
 
 def _measure(job: JobFolder, rule: ProgramRule) -> Manifest:
-    """The manifest of `return/`; whatever the policy does not name there is removed first."""
+    """The manifest of `return/`, where whatever the policy does not name is removed first; NameRefused if it clashes."""
     selection = Selection(job, rule)
     entries: List[Entry] = []
 
@@ -172,20 +188,12 @@ def _measure(job: JobFolder, rule: ProgramRule) -> Manifest:
             return
         with open(files.open_regular(parent, name, single=True), "rb") as file:
             os.fchmod(file.fileno(), files.PRIVATE_FILE)
-            entries.append(Entry(path, *hash_stream(file)))
+            entries.append(Entry(path, *hash_stream(file, status.st_size)))
 
     with files.opened(job.sub("return")) as folder:
         files.walk(folder, visit)
-    return _without_collisions(make_manifest(entries))
-
-
-def _without_collisions(manifest: Manifest) -> Manifest:
-    """Names that a receiver's file system would fold together cannot travel: better an error than a lost file."""
-    try:
-        check_distinct(entry.name for entry in manifest)
-    except NameRefused as error:
-        raise OSError(0, f"among the results, {error}") from None
-    return manifest
+    check_distinct(entry.name for entry in entries)
+    return make_manifest(entries)
 
 
 def _write_log(job: JobFolder, rule: ProgramRule) -> None:
@@ -199,7 +207,7 @@ def _write_log(job: JobFolder, rule: ProgramRule) -> None:
                 writer.write(WITHHELD)
                 return
             try:
-                descriptor = files.open_regular(logs, keeper.COMBINED)
+                descriptor = files.open_regular(logs, keeper.COMBINED, single=True)
             except OSError:
                 return
             with open(descriptor, "rb") as reader:

@@ -10,6 +10,7 @@ old one gone) therefore knows whether it may start, must adopt, or can only say 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import signal
@@ -28,6 +29,7 @@ from .ledger import Ledger
 LOCK = "supervisor.lock"
 KEEPER_LOCK = "keeper.lock"
 CANCEL = "cancel"
+STOPPING = "stopping"
 GRACE_SECONDS = 5.0
 ADOPTED_POLL = 0.5
 
@@ -47,6 +49,11 @@ class Vanished(Exception):
 def spawn(job: JobFolder, policy: Policy, ledger: Ledger, release_to: release.Releaser) -> None:
     """Start a supervisor for the job, detached from the connection, unless one lives."""
     lock = files.try_lock(job.folder, LOCK)
+    for _ in range(5):
+        if lock is None:
+            # Perhaps only a look at the lock (`alive`), which is over in a moment.
+            time.sleep(0.01)
+            lock = files.try_lock(job.folder, LOCK)
     if lock is None:
         return
     if os.fork() == 0:
@@ -66,11 +73,17 @@ def spawn(job: JobFolder, policy: Policy, ledger: Ledger, release_to: release.Re
 
 
 def alive(job: JobFolder) -> bool:
-    """Whether a supervisor looks after the job."""
-    lock = files.try_lock(job.folder, LOCK)
-    if lock is None:
-        return True
-    os.close(lock)
+    """Whether a supervisor looks after the job. Several may look at once: that takes the lock only as shared."""
+    return _is_locked(job.folder, LOCK)
+
+
+def _is_locked(folder: int, name: str) -> bool:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with files.opened(os.open(name, flags, files.PRIVATE_FILE, dir_fd=folder)) as descriptor:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
     return False
 
 
@@ -110,6 +123,7 @@ class Supervisor:
         self.policy = policy
         self.ledger = ledger
         self.release_to = release_to
+        self.lock = lock
         self.spec = job.spec()
         self.rule: ProgramRule = policy.programs[self.spec.program]
         self.streams: Tuple[int, int] = (-1, -1)
@@ -123,12 +137,13 @@ class Supervisor:
         kernel.become_subreaper()
         try:
             end = self._reach_end()
+            self._sweep_leftovers()
             outcome, reason = release.judge(end, self.rule)
         except Cancelled:
-            self._stop_everything()
+            self._stop_everything(b"cancelled")
             end, outcome, reason = keeper.read_end(self.job.folder), Outcome.CANCELLED, "cancelled by MInt"
         except Overdue:
-            self._stop_everything()
+            self._stop_everything(b"overdue")
             end, outcome, reason = None, Outcome.FAILED, "the program ran longer than the site allows"
         except Vanished:
             self._stop_everything()
@@ -145,6 +160,10 @@ class Supervisor:
 
     def _reach_end(self) -> Optional[keeper.ProgramEnd]:
         folder = self.job.folder
+        decided = files.read_record(folder, STOPPING)
+        if decided is not None:
+            # An earlier supervisor began to stop the job: that stands, however the program took it.
+            raise Cancelled if decided == b"cancelled" else Overdue
         end = keeper.read_end(folder)
         if end is not None:
             return end
@@ -163,7 +182,7 @@ class Supervisor:
             while True:
                 self._check_cancel()
                 slot = self._free_slot(slots)
-                if slot is not None and self._is_next():
+                if slot is not None and self._is_next(1 + self._count_free(slots)):
                     break
                 if slot is not None:
                     os.close(slot)
@@ -184,16 +203,21 @@ class Supervisor:
                 return slot
         return None
 
-    def _is_next(self) -> bool:
-        if self.job.read().state is not JobState.QUEUED:
+    def _count_free(self, slots: int) -> int:
+        return sum(not _is_locked(slots, str(number)) for number in range(self.policy.limits.jobs))
+
+    def _is_next(self, free: int) -> bool:
+        """Whether fewer than `free` older jobs wait; one that nobody looks after now does not hold up the others."""
+        own = self.job.read()
+        if own.state is not JobState.QUEUED:
             return True
-        waiting = [
-            (record.since, record.job)
+        older = [
+            record.job
             for folder, record in read_jobs(self.job.root, self.policy.work_root)
-            if record.state is JobState.QUEUED and not files.exists(folder.folder, CANCEL)
+            if record.state is JobState.QUEUED and (record.since, record.job) < (own.since, own.job)
+            and not files.exists(folder.folder, CANCEL) and alive(folder)
         ]
-        place = sorted(waiting).index((self.job.read().since, self.job.job)) if waiting else 0
-        return place < self.policy.limits.jobs
+        return len(older) < free
 
     def _start(self) -> Optional[keeper.ProgramEnd]:
         digest = program.check_program(self.rule)
@@ -216,14 +240,13 @@ class Supervisor:
         os.close(err_end)
         reach("supervisor.forked")
         self._wait_for(self.keeper_pid)
-        self._sweep_leftovers()
         return keeper.read_end(self.job.folder) or self._take_over_from_keeper()
 
     def _keep(self, words: List[str], streams: Tuple[int, int], ends: Tuple[int, int]) -> None:
         """The keeper's whole life, in its own process."""
         status = 1
         try:
-            files.try_lock(self.job.folder, KEEPER_LOCK)
+            self._take_keeper_lock()
             kernel.become_subreaper()
             reach("keeper.enter")
             report, report_end = os.pipe2(os.O_CLOEXEC)
@@ -246,39 +269,72 @@ class Supervisor:
         finally:
             os._exit(status)
 
+    def _take_keeper_lock(self) -> None:
+        """Say who the keeper is; only then let the supervisor's own lock be free for another, should this one die."""
+        lock = files.try_lock(self.job.folder, KEEPER_LOCK)
+        if lock is None:
+            raise OSError(0, "the job has a keeper")
+        pid = os.getpid()
+        with contextlib.suppress(OSError):
+            os.ftruncate(lock, 0)
+            os.write(lock, f"{pid} {kernel.start_time(pid)}".encode())
+        os.close(self.lock)
+
     def _take_over_from_keeper(self) -> Optional[keeper.ProgramEnd]:
-        """The keeper was killed: its child, if there is one, is ours now."""
-        child = self._only_child()
+        """The keeper was killed: its child, if there is one, is ours now, and so is its work."""
+        self.keeper_pid = 0
+        folder = self.job.folder
+        child = self._orphan()
         if child:
-            status = keeper.attend(self.job.folder, child, self.streams, self.policy.limits.size("log_bytes") or 0)
-            if files.exists(self.job.folder, program.STARTED):
-                keeper.write_end(self.job.folder, keeper.ProgramEnd(status))
-                return keeper.read_end(self.job.folder)
-        if files.exists(self.job.folder, program.STARTED):
+            log_bytes = self.policy.limits.size("log_bytes") or 0
+            status = keeper.attend(folder, child, self.streams, log_bytes, self._check_bounds)
+            if files.exists(folder, program.STARTED):
+                keeper.write_end(folder, keeper.ProgramEnd(status))
+                return keeper.read_end(folder)
+        if files.exists(folder, program.STARTED):
             return self._adopt()
         return self._start()
 
-    def _only_child(self) -> int:
-        found = kernel.find_processes([os.getpid()], b"\0", [])
-        return found[0] if found else 0
+    def _orphan(self) -> int:
+        """The program, or what is about to become it, as a child of ours; 0 where the keeper saw its end."""
+        marked = program.parse_marker(files.read_record(self.job.folder, program.STARTED))[0]
+        pid = marked or next(iter(kernel.find_processes([os.getpid()], b"\0", [])), 0)
+        try:
+            if pid:
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return 0
+        return pid
 
     # -- adoption -----------------------------------------------------------------------------------------------
 
     def _keeper_alive(self) -> bool:
-        lock = files.try_lock(self.job.folder, KEEPER_LOCK)
-        if lock is None:
-            return True
-        os.close(lock)
-        return False
+        return _is_locked(self.job.folder, KEEPER_LOCK)
+
+    def _find_keeper(self) -> int:
+        """The keeper of an earlier supervisor: all below it is the job's, whatever its environment says."""
+        words = (files.read_record(self.job.folder, KEEPER_LOCK) or b"").split()
+        pid, started = (int(words[0]), int(words[1])) if len(words) == 2 else (0, 0)
+        return pid if started and kernel.start_time(pid) == started else 0
+
+    def _program_alive(self) -> bool:
+        """Whether the marked program lives; its start also says how long it may still run."""
+        pid, started, boot = program.parse_marker(files.read_record(self.job.folder, program.STARTED))
+        if not pid or boot != kernel.boot_id() or kernel.start_time(pid) != started:
+            return False
+        self.deadline = started / os.sysconf("SC_CLK_TCK") + self.policy.limits.hours * 3600
+        return True
 
     def _adopt(self) -> Optional[keeper.ProgramEnd]:
         """A program started under an earlier supervisor: wait for its keeper, or for the program itself, to go."""
-        self.ledger.append("adopt", job=self.job.job)
-        pid, started, boot = program.parse_marker(files.read_record(self.job.folder, program.STARTED))
-        same_boot = boot == kernel.boot_id()
-        while self._keeper_alive() or (same_boot and pid and kernel.start_time(pid) == started):
-            self._check_cancel()
+        with contextlib.suppress(Denied):
+            # The program runs already: a ledger that cannot be written now does not make it refused.
+            self.ledger.append("adopt", essential=True, job=self.job.job)
+        self.keeper_pid = self._find_keeper()
+        while self._program_alive() or self._keeper_alive():
+            self._check_bounds()
             self._sleep(ADOPTED_POLL)
+        self.keeper_pid = 0
         end = keeper.read_end(self.job.folder)
         if end is None and not files.exists(self.job.folder, program.STARTED):
             with self._take_slot():
@@ -306,13 +362,16 @@ class Supervisor:
             done, _ = os.waitpid(pid, os.WNOHANG)
             if done:
                 break
-            self._check_cancel()
-            if _boottime() > self.deadline:
-                raise Overdue
+            self._check_bounds()
             poller.poll(60_000 if watched >= 0 else 500)
             self._drain_control()
         if watched >= 0:
             os.close(watched)
+
+    def _check_bounds(self) -> None:
+        self._check_cancel()
+        if _boottime() > self.deadline:
+            raise Overdue
 
     def _check_cancel(self) -> None:
         if files.exists(self.job.folder, CANCEL):
@@ -333,8 +392,12 @@ class Supervisor:
         roots = [os.getpid()] + ([self.keeper_pid] if self.keeper_pid else [])
         return kernel.find_processes(roots, marker, [os.getpid(), self.keeper_pid])
 
-    def _stop_everything(self) -> None:
+    def _stop_everything(self, why: bytes = b"") -> None:
         """SIGTERM, a grace time, then SIGKILL until nothing that the job started is left."""
+        if why and not files.exists(self.job.folder, STOPPING):
+            with contextlib.suppress(OSError):
+                files.write_record(self.job.folder, STOPPING, why)
+        reach("supervisor.stop")
         self._signal_all(signal.SIGTERM)
         grace = time.monotonic() + GRACE_SECONDS
         while self._job_processes() and time.monotonic() < grace:

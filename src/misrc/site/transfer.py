@@ -11,12 +11,12 @@ import resource
 import signal
 import subprocess
 import time
-from typing import Callable, Optional, Tuple
+from typing import Callable, Tuple
 
 from ..job.faults import reach
 from ..wire import rsync
 from ..wire.refusals import Denied, Refusal
-from . import files, kernel
+from . import files, kernel, workspace
 from .jobs import JobFolder
 
 HANDSHAKE_SECONDS = 30.0
@@ -44,24 +44,38 @@ def serve(job: JobFolder, module: str, max_files: int, max_bytes: int) -> int:
     lock = _take_over(job, f"{module}.lock")
     config = f"rsyncd.{module}.conf"
     log = f"rsyncd.{module}.log"
-    text = rsync.render_config(
-        module, f"{job.path}/{module}", f"{job.path}/rsyncd.lock", f"{job.path}/{log}"
-    )
-    files.write_record(job.folder, config, text.encode("ascii"))
     files.write_record(job.folder, log, b"")
-    reach(f"transfer.{module}.before")
-    process = subprocess.Popen(  # noqa: S603 - our own argv, no shell
-        rsync.server_argv(RSYNC, f"{job.path}/{config}"),
-        env=_CLEAN, pass_fds=(lock,), preexec_fn=lambda: _confine(max_bytes), start_new_session=True,
-    )
-    files.write_record(job.folder, f"{module}.pid", f"{process.pid} {kernel.start_time(process.pid)}".encode())
-    os.close(lock)
-    checks = _put_checks(job, max_files, max_bytes) if module == rsync.PUT_MODULE else None
-    try:
-        return _watch(process, f"{job.path}/{log}", checks)
-    finally:
-        _kill_group(process.pid)
-        reach(f"transfer.{module}.after")
+    with files.opened(job.sub(module)) as place, files.opened(files.open_regular(job.folder, log)) as said:
+        text = rsync.render_config(
+            module, _name_open(place, f"{job.path}/{module}"), f"{job.path}/rsyncd.lock",
+            _name_open(said, f"{job.path}/{log}"),
+        )
+        files.write_record(job.folder, config, text.encode("ascii"))
+        with files.opened(files.open_regular(job.folder, config)) as rules:
+            reach(f"transfer.{module}.before")
+            process = subprocess.Popen(  # noqa: S603 - our own argv, no shell
+                rsync.server_argv(RSYNC, _name_open(rules, f"{job.path}/{config}")), env=_CLEAN,
+                pass_fds=(lock, place, said, rules), preexec_fn=lambda: _confine(max_bytes), start_new_session=True,
+            )
+        files.write_record(job.folder, f"{module}.pid", f"{process.pid} {kernel.start_time(process.pid)}".encode())
+        os.close(lock)
+        within = _put_checks(place, max_files, max_bytes) if module == rsync.PUT_MODULE else lambda: True
+        try:
+            status = _watch(process, said, within)
+        finally:
+            _kill_group(process.pid)
+            process.wait()
+            reach(f"transfer.{module}.after")
+        if not within():
+            # What nobody announced is not kept: it would fill the disk, and this job could never start.
+            workspace.empty(job, module)
+            raise Denied(Refusal.BYTES, "more arrived than was announced")
+    return status
+
+
+def _name_open(descriptor: int, path: str) -> str:
+    """A name for what is open, so that a path swapped meanwhile leads nowhere. Without /proc it is the path."""
+    return f"/proc/self/fd/{descriptor}" if os.path.isdir("/proc/self/fd") else path
 
 
 def _confine(max_bytes: int) -> None:
@@ -71,16 +85,16 @@ def _confine(max_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _put_checks(job: JobFolder, max_files: int, max_bytes: int) -> Callable[[], bool]:
+def _put_checks(place: int, max_files: int, max_bytes: int) -> Callable[[], bool]:
     def within() -> bool:
-        with files.opened(job.sub("in")) as folder:
-            count, size = files.measure(folder)
+        count, size = files.measure(place)
         return count <= max_files and size <= max_bytes
 
     return within
 
 
-def _watch(process: "subprocess.Popen[bytes]", log: str, within: Optional[Callable[[], bool]]) -> int:
+def _watch(process: "subprocess.Popen[bytes]", log: int, within: Callable[[], bool]) -> int:
+    """rsync's exit status; it is given up where the client never speaks, or sends more than it may."""
     deadline = time.monotonic() + HANDSHAKE_SECONDS
     pause, spoken = 0.01, False
     while True:
@@ -89,12 +103,11 @@ def _watch(process: "subprocess.Popen[bytes]", log: str, within: Optional[Callab
         except subprocess.TimeoutExpired:
             pause = min(pause * 1.5, 1.0)
         if not spoken:
-            with open(log, "rb") as file:
-                spoken = b" rsync " in file.read(4096)
+            spoken = b" rsync " in os.pread(log, 4096, 0)
         if not spoken and time.monotonic() > deadline:
             raise Denied(Refusal.BUSY, "the client did not speak")
-        if within is not None and pause >= 1.0 and not within():
-            raise Denied(Refusal.BYTES, "more arrived than was announced")
+        if pause >= 1.0 and not within():
+            return -1
 
 
 def _take_over(job: JobFolder, lock_name: str) -> int:

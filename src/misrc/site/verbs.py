@@ -8,7 +8,7 @@ import select
 import signal
 import sys
 import time
-from typing import BinaryIO, Dict, List, Optional, Tuple
+from typing import BinaryIO, Callable, Dict, List, Optional, Tuple
 
 from .. import __version__
 from ..job.arguments import ArgumentRefused, fill_arguments
@@ -32,7 +32,10 @@ from .release import MANIFEST, RECEIPT, SIGNATURE, TAIL_BYTES, Releaser
 LOG_CHUNK = 256 << 10
 # Room that a site keeps for records and logs when it says how much is free.
 SPACE_MARGIN = 64 << 20
-_RECORDED = 100
+# How often a waiting connection looks whether somebody still looks after the job.
+REVIVE_SECONDS = 5.0
+# How much of a manifest goes into one ledger record.
+_RECORD_BYTES = 32 << 10
 
 
 class Session:
@@ -53,7 +56,13 @@ class Session:
     def run(self, command: Command) -> None:
         """Carry out a legal command and answer it."""
         reach(f"verb.{command.verb.value}.enter")
-        getattr(self, "_" + command.verb.value)(command)
+        try:
+            getattr(self, "_" + command.verb.value)(command)
+        except FileNotFoundError:
+            # Somebody closed the job, and the site keeps nothing, while this connection still looked at it.
+            if command.job and jobs.is_gone(self.root, command.job):
+                raise Denied(Refusal.GONE, "the job was deleted meanwhile") from None
+            raise
         reach(f"verb.{command.verb.value}.leave")
 
     # -- hello, open, start -------------------------------------------------------------------------------------
@@ -82,12 +91,13 @@ class Session:
             self._record(command, program=spec.program, files=spec.files, bytes=spec.bytes)
             job = self._create(spec, inline)
         else:
+            self._refuse_closed(job)
+            self._check_names(self._rule(spec), request.inline or ())
             self._record(command, already=True)
-        if request.start and not job.read().state.started:
+        if request.start and not request.dry_run and not job.read().state.started:
             self._accept(job, request.inline or ())
         self._revive(job, job.read().state)
         if request.start and request.wait:
-            signal.alarm(0)
             self._answer_after(job, request.wait, 0)
             return
         self._answer(self._status(job, free_bytes=self._free()))
@@ -110,7 +120,12 @@ class Session:
             if len(data) != entry.size or _hash(data) != entry.sha256:
                 raise Denied(Refusal.INPUTS, "an input that came along is not the announced one")
             inline.append((entry.name, data))
+        self._arrived()
         return request, inline
+
+    def _arrived(self) -> None:
+        """The bound is on the client's sending; hashing and starting take as long as they take."""
+        signal.alarm(0)
 
     def _existing(self, spec: JobSpec) -> Optional[JobFolder]:
         try:
@@ -166,6 +181,7 @@ class Session:
 
     def _start(self, command: Command) -> None:
         job = self._find(command)
+        self._refuse_closed(job)
         already = job.read().state.started
         self._record(command, already=already)
         if not already:
@@ -175,6 +191,7 @@ class Session:
 
     def _read_manifest(self, spec: JobSpec) -> Manifest:
         document = self.stdin.read(min(MAX_DOCUMENT_BYTES, 4096 + 8192 * spec.files) + 1)
+        self._arrived()
         try:
             manifest = parse_manifest(document, check_input_name, self.policy.limits.files)
         except CodecError as error:
@@ -200,6 +217,7 @@ class Session:
 
     def _put(self, command: Command) -> None:
         job = self._find(command)
+        self._refuse_closed(job)
         if job.read().state.started:
             raise Denied(Refusal.STATE, "inputs do not change after the start")
         spec = job.spec()
@@ -208,6 +226,7 @@ class Session:
 
     def _get(self, command: Command) -> None:
         job = self._find(command)
+        self._refuse_closed(job)
         if job.read().state not in (JobState.ENDED, JobState.RETRIEVED):
             raise Denied(Refusal.STATE, "there is nothing to fetch in this state")
         manifest = self._manifest(job)
@@ -227,7 +246,7 @@ class Session:
         self._answer_after(job, command.seconds, command.offset)
 
     def _answer_after(self, job: JobFolder, seconds: int, offset: int) -> None:
-        record = _Watch(job, self.stdout).until_final(seconds)
+        record = _Watch(job, self.stdout, self._revive).until_final(seconds)
         reply, sections = self._report(job, record, offset)
         self._answer(reply, sections)
 
@@ -263,15 +282,20 @@ class Session:
         state = job.read().state
         if not state.final:
             supervisor.request_cancel(job)
-            if state is JobState.HELD or not state.started:
+            if not state.started:
                 self._end_cancelled(job)
+            if state is JobState.HELD:
+                rule = self._rule(job.spec())
+                end = keeper.read_end(job.folder)
+                # What nobody released does not leave, and `return/` is emptied of it.
+                self.releaser.finish(job, rule, end, Outcome.CANCELLED, "cancelled by MInt", nothing_leaves=True)
             self._revive(job, job.read().state)
-            _Watch(job, None).until_final(15)
+            _Watch(job, None, self._revive).until_final(15)
         self._answer(self._status(job))
 
     def _end_cancelled(self, job: JobFolder) -> None:
         with job.lock():
-            if job.read().state in (JobState.CREATED, JobState.STAGED, JobState.HELD):
+            if job.read().state in (JobState.CREATED, JobState.STAGED):
                 job.advance(JobState.ENDED, outcome=Outcome.CANCELLED, reason="cancelled by MInt")
 
     def _close(self, command: Command) -> None:
@@ -294,6 +318,11 @@ class Session:
     def _find(self, command: Command, essential: bool = False) -> JobFolder:
         return jobs.find_job(self.root, self.policy.work_root, command.job)
 
+    def _refuse_closed(self, job: JobFolder) -> None:
+        """After `close` nothing is made or fetched any more; `wait` still shows the record, and `close` may repeat."""
+        if job.read().state is JobState.CLOSED:
+            raise Denied(Refusal.GONE, "the job is closed")
+
     def _revive(self, job: JobFolder, state: JobState) -> None:
         if state in (JobState.QUEUED, JobState.RUNNING) and not supervisor.alive(job):
             reach("verb.spawn")
@@ -308,9 +337,14 @@ class Session:
 
     def _record_leaving(self, job: str, manifest: Manifest) -> None:
         """Before a byte leaves: every file's name, size and sha256."""
-        for start in range(0, len(manifest), _RECORDED):
-            listed = [encode(entry) for entry in manifest[start : start + _RECORDED]]
-            self.ledger.append("leave", job=job, files=listed)
+        records, start, size = [], 0, 0
+        for end, entry in enumerate(manifest, 1):
+            size += len(entry.name.encode("utf-8")) * 2 + 128
+            if size > _RECORD_BYTES or end == len(manifest):
+                records.append({"job": job, "files": [encode(listed) for listed in manifest[start:end]]})
+                start, size = end, 0
+        if records:
+            self.ledger.append_all("leave", records)
 
     def _free(self) -> int:
         return max(0, files.free_bytes(self.policy.work_root) - SPACE_MARGIN)
@@ -355,7 +389,7 @@ def _check_inputs(job: JobFolder, manifest: Manifest) -> None:
         for entry in manifest:
             try:
                 with open(files.open_regular(folder, entry.name, single=True), "rb", buffering=0) as file:
-                    if os.fstat(file.fileno()).st_size != entry.size or hash_stream(file)[1] != entry.sha256:
+                    if os.fstat(file.fileno()).st_size != entry.size or hash_stream(file, entry.size)[1] != entry.sha256:
                         raise Denied(Refusal.INPUTS, "a file is not the announced one")
             except OSError:
                 raise Denied(Refusal.INPUTS, "what arrived is not a plain file") from None
@@ -364,9 +398,12 @@ def _check_inputs(job: JobFolder, manifest: Manifest) -> None:
 class _Watch:
     """Blocks until a job's program cannot run any more; progress goes out as it changes, at most once a second."""
 
-    def __init__(self, job: JobFolder, stdout: Optional[BinaryIO]) -> None:
+    def __init__(
+        self, job: JobFolder, stdout: Optional[BinaryIO], revive: Callable[[JobFolder, JobState], None]
+    ) -> None:
         self._job = job
         self._stdout = stdout
+        self._revive = revive
         self._told: Tuple[object, ...] = ()
         self._next = 0.0
 
@@ -376,11 +413,17 @@ class _Watch:
         poller = select.poll()
         if self._stdout is not None:
             poller.register(self._stdout.fileno(), 0)
-        pause, stamp, record = 0.004, -1, self._job.read()
+        pause, stamp, record = 0.004, (-1, -1), self._job.read()
+        looked = time.monotonic()
         while True:
-            changed = os.stat("job.json", dir_fd=self._job.folder).st_mtime_ns
+            status = os.stat("job.json", dir_fd=self._job.folder)
+            # Two writes within one tick of the clock have the same time, but not the same file.
+            changed = (status.st_mtime_ns, status.st_ino)
             if changed != stamp:
                 stamp, record = changed, self._job.read()
+            if time.monotonic() - looked > REVIVE_SECONDS:
+                looked = time.monotonic()
+                self._revive(self._job, record.state)
             left = deadline - time.monotonic()
             if record.state.final or left <= 0:
                 return record
@@ -403,16 +446,19 @@ class _Watch:
 
 def _read_log(job: JobFolder, rule: ProgramRule, record: JobRecord, offset: int) -> Tuple[bytes, int]:
     """The log's next bytes as far as the policy lets them leave, and the offset after them."""
-    if rule.logs == "none" or (rule.logs == "tail" and not record.state.final):
+    if rule.logs == "none" or (rule.logs == "tail" and not record.state.final) or record.state is JobState.CLOSED:
         return b"", offset
     try:
         with files.opened(job.sub("log")) as logs:
-            descriptor = files.open_regular(logs, keeper.COMBINED)
+            descriptor = files.open_regular(logs, keeper.COMBINED, single=True)
     except OSError:
         return b"", offset
     with open(descriptor, "rb") as file:
+        size = os.fstat(descriptor).st_size
         if rule.logs == "tail":
-            offset = max(offset, os.fstat(descriptor).st_size - TAIL_BYTES)
+            offset = max(offset, size - TAIL_BYTES)
+        if offset >= size:
+            return b"", offset
         file.seek(offset)
         data = file.read(LOG_CHUNK)
     return data, offset + len(data)
@@ -425,7 +471,7 @@ def _read_progress(job: JobFolder) -> Optional[Progress]:
     """The last whole line that the program wrote to MISRC_PROGRESS: `done total unit text`."""
     try:
         with files.opened(job.sub("log")) as logs:
-            descriptor = files.open_regular(logs, "progress")
+            descriptor = files.open_regular(logs, "progress", single=True)
     except OSError:
         return None
     with open(descriptor, "rb") as file:

@@ -26,13 +26,14 @@ def read_inputs(job: JobFolder) -> Manifest:
 
 def prepare(job: JobFolder) -> None:
     """Fill `work/` from `in/`, from scratch; raises InputsChanged."""
-    _empty(job, "work")
+    empty(job, "work")
     with files.opened(job.sub("in")) as source, files.opened(job.sub("work")) as target:
         for entry in read_inputs(job):
             _copy(source, target, entry)
 
 
-def _empty(job: JobFolder, name: str) -> None:
+def empty(job: JobFolder, name: str) -> None:
+    """Make one of the job's folders anew, unless it is empty."""
     with files.opened(job.sub(name)) as folder:
         if not os.listdir(folder):
             return

@@ -7,6 +7,7 @@ Facts: rsyncd.conf(5) and rsync(1) of rsync 3.5.0.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import List, Optional, Tuple
 
 # 3.5.0 mends CVE-2026-53783 (a restricted directory could be left) and 32 more.
@@ -19,6 +20,9 @@ IO_TIMEOUT = 600
 _ALLOWED = ("server", "daemon", "sender", "recursive", "r", "times", "t", "timeout", "e", "rsh")
 # Without these two a cut transfer would start from zero; at a sender they only arrive, and change nothing.
 _ALLOWED += ("partial", "inplace")
+# A wildcard refusal spares these, so they are named: arguments and lists over standard input, and what bends output.
+_SPARED = ("secluded-args", "s", "dry-run", "n", "from0", "checksum-seed", "out-format", "log-format", "copy-devices")
+_SPARED += ("write-devices",)
 
 
 def parse_version(text: str) -> Optional[Tuple[int, int, int]]:
@@ -33,7 +37,7 @@ def render_config(module: str, path: str, lock_file: str, log_file: str) -> str:
         if not re.fullmatch(r"/[A-Za-z0-9._/ +@-]+", value, re.ASCII):
             raise ValueError("the work root has a character that rsync's configuration cannot carry")
     put = module == PUT_MODULE
-    allowed = " ".join("!" + option for option in _ALLOWED)
+    options = " ".join([*("!" + option for option in _ALLOWED), *_SPARED])
     lines = [
         "use chroot = no",
         "munge symlinks = yes",
@@ -47,10 +51,11 @@ def render_config(module: str, path: str, lock_file: str, log_file: str) -> str:
         f"read only = {'no' if put else 'yes'}",
         f"write only = {'yes' if put else 'no'}",
         "list = no",
-        f"refuse options = * {allowed}",
+        f"refuse options = * {options}",
     ]
     if put:
-        lines.append("incoming chmod = D700,F600")
+        # Inputs are flat. A folder would hide what lies in it from the count of what arrived.
+        lines += ["incoming chmod = D700,F600", "exclude = */ /*/**"]
     return "\n".join(lines) + "\n"
 
 
@@ -59,14 +64,23 @@ def server_argv(rsync: str, config: str) -> List[str]:
     return [rsync, "--server", "--daemon", f"--config={config}", "."]
 
 
-def put_argv(rsync: str, rsh: str, job: str, sources: List[str], listed: Optional[str] = None) -> List[str]:
-    """The client's argv for sending. `listed` names a NUL-separated list of absolute paths instead of sources."""
+@dataclass(frozen=True)
+class Batch:
+    """What one call of rsync sends: the files of a NUL-separated list of absolute paths, or one file under a name."""
+
+    listed: Optional[str] = None
+    source: str = ""
+    name: str = ""
+
+
+def put_argv(rsync: str, rsh: str, job: str, batch: Batch) -> List[str]:
+    """The client's argv for sending."""
     argv = [rsync, "-t", "--partial", "--inplace", "--info=progress2"]
     argv += [f"--timeout={IO_TIMEOUT}", f"--rsh={rsh}", f"--rsync-path=put {job}"]
-    if listed is not None:
-        argv += ["--from0", f"--files-from={listed}", "--no-relative", "--no-implied-dirs"]
-        sources = ["/"]
-    return [*argv, "--", *sources, f"site::{PUT_MODULE}/"]
+    if batch.listed is None:
+        return [*argv, "--", batch.source, f"site::{PUT_MODULE}/{batch.name}"]
+    argv += ["--from0", f"--files-from={batch.listed}", "--no-relative", "--no-implied-dirs"]
+    return [*argv, "--", "/", f"site::{PUT_MODULE}/"]
 
 
 def get_argv(rsync: str, rsh: str, job: str, destination: str) -> List[str]:
