@@ -131,7 +131,9 @@ class Site:
     # -- the gate -----------------------------------------------------------------------------------------------
 
     def gate_argv(self) -> list[str]:
-        return ["/usr/bin/python3", "-I", "-S", str(self.code), "--prefix", str(self.prefix), "gate", self.name, "key-1"]
+        faults = ["--faults", str(self.faults)] if self.faults is not None else []
+        prefix = ["/usr/bin/python3", "-I", "-S", str(self.code), "--prefix", str(self.prefix)]
+        return [*prefix, *faults, "gate", self.name, "key-1"]
 
     def gate(
         self, command: bytes | None, stdin: bytes = b"", environment: Mapping[bytes, bytes] | None = None,
@@ -142,8 +144,6 @@ class Site:
         env[b"SSH_CONNECTION"] = b"127.0.0.1 40000 127.0.0.1 22"
         if command is not None:
             env[b"SSH_ORIGINAL_COMMAND"] = command
-        if self.faults is not None:
-            env[b"MISRC_FAULTS"] = str(self.faults).encode()
         env.update(environment or {})
         done = subprocess.run(self.gate_argv(), input=stdin, capture_output=True, env=env, timeout=timeout, check=False)
         return GateResult(done.returncode, done.stdout, done.stderr)
@@ -205,8 +205,8 @@ class Site:
         keys = self.root / "authorized_keys"
         if self.faults is not None:
             text = keys.read_text(encoding="utf-8")
-            if "MISRC_FAULTS" not in text:
-                text = text.replace('command="', f'command="/usr/bin/env MISRC_FAULTS={self.faults} ')
+            if "--faults" not in text:
+                text = text.replace(" gate ", f" --faults {self.faults} gate ")
                 keys.write_text(text, encoding="utf-8")
         config = self.root / "sshd_config"
         config.write_text(

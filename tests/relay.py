@@ -128,24 +128,27 @@ class Relay:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)
 
     async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         self.connections += 1
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        ends = [to_client]
         self._open.add(to_client)
         try:
             await self._flowing.wait()
             target, to_target = await asyncio.open_connection("127.0.0.1", self._target, limit=CHUNK)
+            ends.append(to_target)
             self._open.add(to_target)
             await asyncio.gather(self._direction("up", client, to_target), self._direction("down", target, to_client))
-            self._open.discard(to_target)
         except (OSError, asyncio.CancelledError):
             pass
         finally:
-            to_client.transport.abort()
-            self._open.discard(to_client)
+            for end in ends:
+                end.transport.abort()
+                self._open.discard(end)
             self._tasks.discard(task)
 
     async def _direction(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

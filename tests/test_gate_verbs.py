@@ -73,10 +73,10 @@ def log_bytes(site: Site, job: str) -> bytes:
     return b""
 
 
-def spec(site: Site, job: str, **changes: Any) -> dict[str, Any]:
+def spec(lab: Site, job: str, **changes: Any) -> dict[str, Any]:
     """An `open` request as plain JSON values, to be spoilt."""
     empty = digest_manifest(())
-    plain = {"job": job, "site": site.name, "program": "show", "arguments": {}, "files": 0, "bytes": 0, "manifest": empty,
+    plain = {"job": job, "site": lab.name, "program": "show", "arguments": {}, "files": 0, "bytes": 0, "manifest": empty,
              "version": 1}
     return {"spec": {**plain, **changes}, "start": True, "inline": []}
 
@@ -102,9 +102,7 @@ def show(site: Site, **arguments: str) -> tuple[bytes, dict[bytes, bytes]]:
 
 def test_g105_twenty_starts_at_once_are_one(lab: Site) -> None:
     """However often and from how many connections `start` comes, the program starts once; all are told the same."""
-    job = Rsync(lab, lab.root / "client").opened()
-    path = lab.job_file(job, "spec.json")
-    path.write_text(path.read_text().replace('"noop"', '"sleeper"').replace('"arguments":{}', '"arguments":{"seconds":"3"}'))
+    job = Rsync(lab, lab.root / "client").opened(program="sleeper", arguments={"seconds": "3"})
     with ThreadPoolExecutor(20) as pool:
         results = list(pool.map(lambda _: lab.gate(f"start {job}".encode()), range(20)))
     assert [result.status for result in results] == [0] * 20
@@ -206,6 +204,19 @@ def test_g108_what_is_allowed_arrives_as_one_literal_word(lab: Site, value: str)
     assert show(lab, any=value)[0] == f"<{value}><fine><1>".encode()
 
 
+def test_g108_as_many_arguments_as_a_spec_can_hold(tmp_path: Path) -> None:
+    """A spec that is nearly 64 KiB long is carried out, and what was started is in the ledger word for word."""
+    root = tmp_path / "site-host"
+    (root / "programs").mkdir(parents=True)
+    rule = {"path": str(make_program(root / "programs/wide", 'echo "$#"\n')), "returns": [], "logs": "full",
+            "network": "allow", "arguments": {f"a{number}": {"pattern": ".*"} for number in range(16)}}
+    site = make_site(root, {"programs": {"wide": rule}})
+    arguments = {f"a{number}": chr(97 + number) * 4050 for number in range(16)}
+    job = site.submit("wide", arguments=arguments)
+    assert site.wait(job).sections["log"] == b"16\n"
+    assert [r["arguments"] for r in ledger(site) if r["event"] == "run"] == [list(arguments.values())]
+
+
 def nested(depth: int) -> bytes:
     return b'{"spec":' + b"[" * depth + b"]" * depth + b"}"
 
@@ -300,6 +311,25 @@ def test_g113_unknown_and_closed_jobs_have_their_own_answers(lab: Site) -> None:
     assert (reply.state, reply.outcome) == ("closed", "succeeded")
 
 
+def test_g115_waiting_connections_are_bounded(tmp_path: Path) -> None:
+    """Only so many `wait` at once: the others are told to come later (E26), and other requests are served meanwhile.
+
+    Shown with a site for 1 + 3 jobs, whose cap is 8. A status question (`wait U 0 0`) needs no place.
+    """
+    site = make_site(tmp_path / "site-host", {"limits": {"jobs": 1, "waiting": 3}})
+    job = site.submit("sleep", arguments={"seconds": "600"})
+    env = {**GATE_ENVIRONMENT, "SSH_ORIGINAL_COMMAND": f"wait {job} 600 0"}
+    pipe = subprocess.PIPE
+    waits = [subprocess.Popen(site.gate_argv(), stdin=pipe, stdout=pipe, stderr=pipe, env=env) for _ in range(12)]
+    eventually(lambda: sum(wait.poll() is not None for wait in waits) == 4, 60)
+    refused = [wait for wait in waits if wait.poll() is not None]
+    assert [wait.communicate()[1] for wait in refused] == [b"misrc: denied (E26)\n"] * 4
+    assert site.gate(b"hello").status == 0 and site.gate(f"wait {job} 0 0".encode()).status == 0
+    assert site.gate(f"cancel {job}".encode()).status == 0
+    assert all(b"cancelled" in wait.communicate()[0] for wait in waits if wait not in refused)
+    assert site.gate(f"wait {job} 5 0".encode()).status == 0
+
+
 def test_g116_the_bound_of_a_wait_is_kept(lab: Site) -> None:
     """More than 3600 s is not the grammar; a shorter wait ends by its bound with "still running"."""
     job = running(lab)
@@ -349,9 +379,7 @@ def test_g118_cancel_at_the_end_has_one_winner(lab: Site) -> None:
 def test_g119_cancel_is_legal_at_every_stage(lab: Site) -> None:
     """`cancel` before the start, twice, after the end and after `close` has defined, repeatable answers."""
     client = Rsync(lab, lab.root / "client3")
-    lab.policy["programs"].setdefault("noop", lab.policy["programs"]["other"])
-    lab.install()
-    created, job = client.opened(), running(lab)
+    created, job = client.opened(program="other"), running(lab)
     for name in (created, job):
         first = lab.gate(f"cancel {name}".encode())
         assert lab.wait(name).reply.outcome == "cancelled" and first.status == 0

@@ -21,7 +21,17 @@ from typing import Any
 import pytest
 from conftest import Mint, Site, default_policy, eventually, job_processes, make_mint, make_site
 from resilience import (
-    COMMON, add_program, check_site, declare, driven_by, finish, keeper_pid, site_record, started, starts, stop,
+    COMMON,
+    add_program,
+    check_site,
+    declare,
+    driven_by,
+    finish,
+    keeper_pid,
+    site_record,
+    started,
+    starts,
+    stop,
     supervisor_pid,
 )
 
@@ -252,7 +262,7 @@ def test_held_results_wait_for_a_person(tmp_path: Path, refuse: bool) -> None:
     eventually(lambda: site_record(site, job)["state"] == "held", what="the hold")
     time.sleep(1)
     assert process.poll() is None and not (mint.root / "r/out.dat").exists()
-    site.people("release", job, "--site", site.name, *(["--refuse"] if refuse else []))
+    site.people("release", job, *(["--refuse"] if refuse else []))
     _, errors = process.communicate(timeout=60)
     assert process.returncode == (3 if refuse else 0), errors
     assert (mint.root / "r/out.dat").exists() is not refuse
@@ -277,12 +287,12 @@ def test_endless_output_is_capped(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Site]:
-    """A site whose work root is a file system of 70 MiB, in a namespace of its own; all its gates run in there."""
+    """A site whose work root is a file system of 160 MiB, in a namespace of its own; all its gates run in there."""
     root = tmp_path / "site-host"
     site = make_site(root, {**default_policy_with_fill(root), "limits": {"jobs": 4, "waiting": 10}})
     work, ids = site.work_root, (os.getuid(), os.getgid())
-    inner = f"exec unshare -U --map-user={ids[0]} --map-group={ids[1]} sh -c 'echo ready; exec sleep 600'"
-    mount = f"mount -t tmpfs -o size=70m,mode=700 none {work} && {inner}"
+    inner = f"exec unshare -Um --map-user={ids[0]} --map-group={ids[1]} sh -c 'echo ready; exec sleep 600'"
+    mount = f"mount -t tmpfs -o size=160m,mode=700 none {work} && {inner}"
     holder = subprocess.Popen(["unshare", "-Urm", "sh", "-c", mount], stdout=subprocess.PIPE, start_new_session=True)
     assert holder.stdout is not None
     if holder.stdout.readline() != b"ready\n":
@@ -331,7 +341,7 @@ def _room(path: Path) -> int:
 def test_inputs_do_not_fit(small_disk: Site) -> None:
     """Inputs larger than the free space are refused before a byte of them is sent."""
     job = str(uuid.uuid4())
-    spec = JobSpec(job, small_disk.name, "noop", {}, 1, 60 << 20, None)
+    spec = JobSpec(job, small_disk.name, "noop", {}, 1, 160 << 20, None)
     refused = small_disk.gate(f"open {job}".encode(), render_open(OpenRequest(spec)))
     assert refused.reply.refused == "E23"
     assert not (small_disk.root / "inside" / job).exists()

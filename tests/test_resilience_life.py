@@ -14,8 +14,21 @@ from pathlib import Path
 import pytest
 from conftest import MISRC, Mint, Site, eventually, job_processes, make_site
 from resilience import (
-    add_program, check_error, check_site, declare, driven_by, finish, gate_pids, holder, keeper_pid, kill, program_pid,
-    site_record, started, starts, supervisor_pid,
+    add_program,
+    check_error,
+    check_site,
+    declare,
+    driven_by,
+    finish,
+    gate_pids,
+    holder,
+    keeper_pid,
+    kill,
+    program_pid,
+    site_record,
+    started,
+    starts,
+    supervisor_pid,
 )
 
 RUN = ("run", "test-site", "sleep", "--results", "r", "--arg")

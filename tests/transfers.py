@@ -28,11 +28,15 @@ class Rsync:
         variables = 'SSH_ORIGINAL_COMMAND="$*" SSH_CONNECTION="127.0.0.1 1 127.0.0.1 2"'
         self.rsh = make_program(place / "rsh", f"shift\nexport {variables}\nexec {gate}\n")
 
-    def opened(self, files: Names | None = None, count: int | None = None, size: int | None = None) -> str:
+    def opened(
+        self, files: Names | None = None, count: int | None = None, size: int | None = None, program: str = "noop",
+        arguments: Mapping[str, str] | None = None,
+    ) -> str:
         """A new job that announces `files`; they are not sent yet."""
         job, announced = str(uuid.uuid4()), files or {}
         total = sum(map(len, announced.values())) if size is None else size
-        spec = JobSpec(job, self.site.name, "noop", {}, len(announced) if count is None else count, total)
+        number = len(announced) if count is None else count
+        spec = JobSpec(job, self.site.name, program, arguments or {}, number, total)
         result = self.site.gate(f"open {job}".encode(), render_open(OpenRequest(spec)))
         assert result.status == 0, result
         return job

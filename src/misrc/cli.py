@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from . import __version__
+from .job import faults
 from .job.errors import MisrcError
 
 
 def main(words: list[str] | None = None) -> int:
     """Run one command; every error is one line on standard error."""
     options = _parser().parse_args(words)
+    faults.arm_from_environment()
     try:
         return int(options.run(options) or 0)
     except MisrcError as error:
@@ -19,6 +22,11 @@ def main(words: list[str] | None = None) -> int:
         return error.exit_code
     except BrokenPipeError:
         return 0
+    except Exception as error:
+        if os.environ.get("MISRC_DEBUG"):
+            raise
+        print(f"misrc: {type(error).__name__}: {error} (MISRC_DEBUG=1 shows where)", file=sys.stderr)
+        return MisrcError.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:

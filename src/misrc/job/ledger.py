@@ -13,7 +13,8 @@ from typing import Any, Iterable, Iterator, Mapping, Optional, Tuple
 from .codec import CodecError, dump_json, parse_json
 
 GENESIS = "0" * 64
-MAX_LINE_BYTES = 64 << 10
+# More than the largest job spec, whose arguments the record of its start repeats.
+MAX_LINE_BYTES = 128 << 10
 
 
 class LedgerBroken(ValueError):

@@ -35,7 +35,7 @@ class Receipt:
 
 
 def salted_hash(salt: str, sha256: str) -> str:
-    """A program's identity that says "the same as before" to MInt, and nothing about the file."""
+    """A program's identity that says "the same as before" to MInt, and nothing about the file: `salt` is secret."""
     return hashlib.sha256(f"{salt}:{sha256}".encode()).hexdigest()
 
 

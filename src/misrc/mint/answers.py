@@ -28,6 +28,12 @@ def tell_program(store: JobStore) -> Callable[[Reply], None]:
     return tell
 
 
+def note_accepted(store: JobStore, reply: Reply) -> None:
+    """Keep that a start was accepted. An end that comes without its documents is left for `wait`, which brings them."""
+    state = reply.state or JobState.QUEUED
+    store.advance(JobState.RUNNING if state.final else state, checkpoint=reply.checkpoint)
+
+
 def note_answer(store: JobStore, reply: Reply, sections: Mapping[str, bytes]) -> None:
     """Keep what the site said of a job."""
     if reply.state is None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..declare.ssh import render_config, render_known_hosts
-from ..job.errors import MisrcError, Refused, Unreachable
+from ..job.errors import BadRequest, MisrcError, Refused, Unreachable
 from ..job.interface import Interface
 from ..wire.refusals import Refusal
 from ..wire.replies import Reply, ReplyError, read_reply
@@ -61,7 +61,11 @@ class Connection:
         known_hosts = folder / "known_hosts"
         known_hosts.write_text(render_known_hosts(site), encoding="utf-8")
         identity = identity_file(site.id, site.identity)
-        config = render_config(site, str(known_hosts), str(identity), str(folder / "c"))
+        try:
+            config = render_config(site, str(known_hosts), str(identity), str(folder / "c"))
+        except ValueError as error:
+            shutil.rmtree(folder)
+            raise BadRequest(f"{folder}, {identity}: {error}") from None
         (folder / "config").write_text(config, encoding="utf-8")
         return cls(site, folder)
 

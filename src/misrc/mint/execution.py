@@ -10,7 +10,7 @@ from ..job.states import JobState
 from ..wire.grammar import MAX_WAIT_SECONDS, Command, Verb, render_command
 from ..wire.refusals import Refusal
 from ..wire.replies import Reply
-from .answers import INPUTS, note_answer
+from .answers import INPUTS, note_accepted, note_answer
 from .connection import SESSION_SECONDS, Connection
 from .jobs import JobStore, MintJob
 
@@ -28,7 +28,7 @@ def start(store: JobStore, connection: Connection) -> MintJob:
             if refused.code == Refusal.INPUTS.value:
                 _stage_again(store)
             raise
-        store.advance(reply.state or JobState.QUEUED, checkpoint=reply.checkpoint)
+        note_accepted(store, reply)
     reach("start.leave")
     return store.read()
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
+from ..job import faults
 from ..job.codec import dump_json
 from ..job.errors import MisrcError, Refused
 from . import execution, retrieval, staging
@@ -58,6 +59,7 @@ class PhaseAction(ActionBase):
         # Ansible's worker leads a session of its own, and would go on alone if its playbook were killed.
         die_with_parent(signal.SIGKILL)
         result: dict[str, Any] = super().run(tmp, task_vars)
+        faults.arm_from_environment()
         store = JobStore(str(self._task.args["job"]))
         try:
             with store.lock("phase.lock"):

@@ -165,12 +165,13 @@ def _deliver(connection: Connection, record: MintJob, arriving: Path, manifest: 
         target = Path(record.results, entry.name)
         target.parent.mkdir(parents=True, exist_ok=True)
         if entry.name in record.copies:
-            _copy_whole(arriving / entry.name, Path(record.copies[entry.name]))
+            copy_whole(arriving / entry.name, Path(record.copies[entry.name]))
         os.replace(arriving / entry.name, target)
     return [entry.name for entry in taken]
 
 
-def _copy_whole(source: Path, target: Path) -> None:
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file so that nobody ever sees a part of it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=".misrc-", dir=target.parent)
     os.close(descriptor)
@@ -183,7 +184,7 @@ def _check_receipt(store: JobStore, connection: Connection, manifest: Manifest) 
     document, signature = store.load(RECEIPT), store.load(SIGNATURE)
     record = store.read()
     if document is None:
-        if record.outcome in (Outcome.SUCCEEDED, Outcome.FAILED):
+        if record.outcome in (None, Outcome.SUCCEEDED, Outcome.FAILED):
             raise _wrong(store, connection, "it is missing")
         return
     try:

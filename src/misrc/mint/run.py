@@ -33,7 +33,7 @@ from .jobs import FAILURE, PROGRESS, InputFile, JobStore, MintJob, derive_job_id
 from .launch import Play
 from .messages import say
 from .request import RunRequest, check_request
-from .retrieval import missing_outputs
+from .retrieval import copy_whole, missing_outputs
 from .sites import load_site
 
 REPORT_SECONDS = 0.2
@@ -124,7 +124,8 @@ def _find_job(asked: MintJob, job: str | None, new: bool) -> tuple[JobStore, boo
 
 def _is_reusable(record: MintJob, new: bool) -> bool:
     if record.state is JobState.CLOSED:
-        return record.outcome is Outcome.SUCCEEDED and not new
+        complete = all(Path(record.results, name).is_file() for name in record.delivered)
+        return record.outcome is Outcome.SUCCEEDED and complete and not new
     return True
 
 
@@ -138,6 +139,9 @@ def _make_record(
     record = store.read()
     if record.state is JobState.CLOSED:
         display.say("job.done", job=store.job, results=record.results)
+        for name, target in asked.copies.items():
+            if name in record.delivered:
+                copy_whole(Path(record.results, name), Path(target))
         return
     display.say("job.resumed", job=store.job, state=record.state.value)
     if record.state is JobState.CREATED:
@@ -231,7 +235,7 @@ class Driver:
             log = self.store.path / "play.log"
             with contextlib.suppress(OSError):
                 shutil.copyfile(folder / "play.log", log)
-            raise MisrcError(say("play.failed", why=f"exit status {status}", log=log))
+            raise MisrcError(say("play.failed", why=f"exit status {status}", log=log if log.exists() else "-"))
         raise _revive(parse_json(failure))
 
     # -- waiting ------------------------------------------------------------------------------------------------

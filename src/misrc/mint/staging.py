@@ -24,7 +24,7 @@ from ..wire.grammar import Command, Verb, render_command
 from ..wire.refusals import Refusal
 from ..wire.replies import Reply
 from ..wire.rsync import Batch, put_argv
-from .answers import INPUTS, note_answer, tell_program
+from .answers import INPUTS, RECEIPT, note_accepted, note_answer, tell_program
 from .connection import Connection
 from .jobs import InputFile, JobStore, MintJob
 from .messages import say
@@ -94,7 +94,10 @@ def _stage_inline(
     data = line + b"".join(content for _, content in small)
     command = render_command(Command(Verb.OPEN, record.job))
     reply, sections = connection.retrying(lambda: connection.ask(command, data, on_progress=tell_program(store)))
-    note_answer(store, reply, sections)
+    if reply.state is not None and reply.state.final and RECEIPT not in sections:
+        note_accepted(store, reply)
+    else:
+        note_answer(store, reply, sections)
 
 
 def _stage_by_rsync(store: JobStore, connection: Connection, record: MintJob) -> None:
@@ -105,7 +108,7 @@ def _stage_by_rsync(store: JobStore, connection: Connection, record: MintJob) ->
     with _batches(store) as batches:
         reply, _ = connection.retrying(lambda: connection.ask(command, request))
         if reply.state is not None and reply.state.started:
-            store.advance(reply.state, checkpoint=reply.checkpoint)
+            note_accepted(store, reply)
             return
         for batch in batches:
             connection.retrying(functools.partial(_put, store, connection, record, batch))

@@ -15,7 +15,7 @@ from ..job.names import is_job_id
 from ..job.states import JobState, Outcome
 from ..wire.refusals import Denied
 from . import files, keeper
-from .home import Home, open_work_root, read_policy
+from .home import Home, open_work_root, read_policy, read_site
 from .installer import InstallError, Installation
 from .jobs import find_job, read_jobs
 from .ledger import Ledger, read_lines
@@ -63,7 +63,6 @@ def _parser() -> argparse.ArgumentParser:
     release = commands.add_parser("release", help="let a held job's results leave, or refuse them")
     release.add_argument("job")
     release.add_argument("--refuse", action="store_true", help="they do not leave")
-    release.add_argument("--site", required=True)
     release.set_defaults(run=_release)
     return parser
 
@@ -131,12 +130,12 @@ def _list_jobs(home: Home, options: argparse.Namespace) -> int:
 def _release(home: Home, options: argparse.Namespace) -> int:
     if not is_job_id(options.job):
         raise ValueError("that is not a job id")
-    policy = read_policy(home)
+    policy, site = read_policy(home), read_site(home)
     with files.opened(open_work_root(policy)) as root:
         job = find_job(root, policy.work_root, options.job)
         if job.read().state is not JobState.HELD:
             raise ValueError("this job is not held")
-        ledger = Ledger(home.state, site=options.site, key="-", peer="local")
+        ledger = Ledger(home.state, site=site, key="-", peer="local")
         ledger.append("decide", job=job.job, decision="refuse" if options.refuse else "release", uid=os.getuid())
         files.write_record(job.folder, "released", b"")
         rule = policy.programs[job.spec().program]
@@ -144,7 +143,7 @@ def _release(home: Home, options: argparse.Namespace) -> int:
         outcome, reason = judge(end, rule)
         if options.refuse:
             outcome, reason = Outcome.REFUSED, "the site did not release the results"
-        releaser = Releaser(options.site, policy, home.key, ledger)
+        releaser = Releaser(site, policy, home.key, ledger)
         releaser.finish(job, rule, end, outcome, reason, nothing_leaves=options.refuse)
     return 0
 

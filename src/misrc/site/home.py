@@ -14,7 +14,7 @@ from typing import Optional
 from ..job.codec import CodecError
 from ..job.policy import Policy, parse_policy
 from ..wire.refusals import Denied, Refusal
-from .files import open_folder, open_regular, opened
+from .files import open_folder, open_regular, opened, read_json
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,15 @@ def read_policy(home: Home) -> Policy:
             return parse_policy(file.read((1 << 20) + 1))
     except (OSError, CodecError, ValueError) as error:
         raise Denied(Refusal.CONFIG, f"policy: {error}") from None
+
+
+def read_site(home: Home) -> str:
+    """The site id that this installation was made for."""
+    with opened(open_folder(home.config)) as folder:
+        installed = read_json(folder, "installed.json")
+    if not isinstance(installed, dict) or not isinstance(installed.get("site"), str):
+        raise ValueError("the installation is not complete: install again")
+    return str(installed["site"])
 
 
 def open_work_root(policy: Policy) -> int:

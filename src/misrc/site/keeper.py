@@ -107,16 +107,19 @@ def _move(stream: int, writer: LogWriter, combined: LogWriter) -> bool:
 
 
 def _reap(pid: int) -> Optional[int]:
-    """The exit status of `pid` if it has ended; orphans that came to us are reaped on the way."""
-    found: Optional[int] = None
+    """The exit status of `pid` if it has ended; orphans that came to us are reaped on the way.
+
+    The program itself is left to be reaped: should its keeper die before the end is noted, the supervisor sees it still.
+    """
     with contextlib.suppress(ChildProcessError):
         while True:
-            child, status = os.waitpid(-1, os.WNOHANG)
-            if child == 0:
+            child = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if child is None:
                 break
-            if child == pid:
-                found = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-    return found
+            if child.si_pid == pid:
+                return child.si_status if child.si_code == os.CLD_EXITED else -child.si_status
+            os.waitpid(child.si_pid, 0)
+    return None
 
 
 def write_end(job_folder: int, end: ProgramEnd) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import List, Optional
 
+from ..job import faults
 from .home import Home
 
 
@@ -14,6 +15,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     prefix = None
     if words[:1] == ["--prefix"] and len(words) > 1:
         prefix, words = words[1], words[2:]
+    if words[:1] == ["--faults"] and len(words) > 1:
+        faults.arm(words[1])
+        words = words[2:]
     if words[:1] == ["gate"]:
         from .gate import main as serve
 

@@ -66,7 +66,7 @@ def become_program(
         os.umask(0o077)
         _limit(limits)
         if rule.network == "deny" and not kernel.leave_network():
-            raise OSError(0, "this machine does not let the account leave the network")
+            raise OSError(0, Refusal.NETWORK.value)
         kernel.forbid_new_privileges()
         os.chdir(f"{job_path}/work")
         _take_marker(folder)
@@ -75,7 +75,8 @@ def become_program(
         os.write(report, b"the program was started before")
     except (OSError, ValueError) as error:
         text = getattr(error, "strerror", None) or str(error)
-        os.write(report, f"the program could not be started: {text}".encode()[:500])
+        text = text if text == Refusal.NETWORK.value else f"the program could not be started: {text}"
+        os.write(report, text.encode()[:500])
     os._exit(127)
 
 

@@ -18,6 +18,7 @@ from ..job.names import NameRefused, NameSet, check_distinct, check_result_name
 from ..job.policy import Policy, ProgramRule
 from ..job.receipt import NAMESPACE, Receipt, render_receipt, salted_hash
 from ..job.states import JobState, Outcome
+from ..wire.refusals import Refusal
 from . import files, keeper, workspace
 from .jobs import JobFolder
 from .ledger import Ledger
@@ -32,6 +33,8 @@ _RECORDED = 100
 
 def judge(end: Optional[keeper.ProgramEnd], rule: ProgramRule) -> Tuple[Outcome, str]:
     """The outcome that the program's own end stands for."""
+    if end is not None and end.error == Refusal.NETWORK.value:
+        return Outcome.REFUSED, end.error
     if end is None or end.error:
         return Outcome.FAILED, end.error if end else "the program's end is not known"
     if end.status == 0:
@@ -110,6 +113,11 @@ class Releaser:
             outcome, reason = Outcome.FAILED, "the program made more files than the site lets leave"
         return manifest, outcome, reason
 
+    def _salt(self) -> str:
+        """A secret of this installation that does not change while its key does not: nobody can guess programs."""
+        with open(self._key, "rb") as file:
+            return _sha256(b"misrc-salt" + file.read())
+
     def _attest(
         self, job: JobFolder, manifest: Manifest, status: Optional[int], outcome: Outcome, reason: str
     ) -> None:
@@ -117,7 +125,7 @@ class Releaser:
         document = files.read_record(job.folder, "spec.json") or b""
         receipt = Receipt(
             site=self._site, job=job.job, spec=_sha256(document), inputs=digest_manifest(workspace.read_inputs(job)),
-            program=salted_hash(job.job, record.program or ""),
+            program=salted_hash(self._salt(), record.program or ""),
             outputs=digest_manifest(manifest), files=len(manifest), bytes=total_bytes(manifest),
             started=_format_time(record.started), ended=_format_time(time.time()) or "",
             exit_status=status, outcome=outcome, reason=reason, misrc=__version__,

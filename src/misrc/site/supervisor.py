@@ -17,11 +17,11 @@ import signal
 import time
 from typing import Iterator, List, Optional, Tuple
 
-from ..job.arguments import argument_words, fill_arguments
+from ..job.arguments import ArgumentRefused, argument_words, fill_arguments
 from ..job.faults import reach
 from ..job.policy import Policy, ProgramRule
 from ..job.states import JobState, Outcome
-from ..wire.refusals import Denied
+from ..wire.refusals import Denied, Refusal
 from . import files, kernel, keeper, program, release, workspace
 from .jobs import CONTROL, JobFolder, read_jobs
 from .ledger import Ledger
@@ -125,7 +125,8 @@ class Supervisor:
         self.release_to = release_to
         self.lock = lock
         self.spec = job.spec()
-        self.rule: ProgramRule = policy.programs[self.spec.program]
+        # A program that left the policy since the start was accepted neither starts nor returns anything.
+        self.rule = policy.programs.get(self.spec.program) or ProgramRule("/nonexistent", returns=(), logs="none")
         self.streams: Tuple[int, int] = (-1, -1)
         self.keeper_pid = 0
         self.deadline = float("inf")
@@ -220,8 +221,13 @@ class Supervisor:
         return len(older) < free
 
     def _start(self) -> Optional[keeper.ProgramEnd]:
+        if self.spec.program not in self.policy.programs:
+            raise Denied(Refusal.PROGRAM)
         digest = program.check_program(self.rule)
-        words = argument_words(fill_arguments(self.rule.arguments, self.spec.arguments))
+        try:
+            words = argument_words(fill_arguments(self.rule.arguments, self.spec.arguments))
+        except ArgumentRefused as error:
+            raise Denied(Refusal.ARGUMENT, str(error)) from None
         workspace.prepare(self.job)
         self._check_cancel()
         self.ledger.append("run", job=self.job.job, program=self.spec.program, sha256=digest, arguments=words)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
 import signal
 import sys
 import time
-from typing import BinaryIO, Callable, Dict, List, Optional, Tuple
+from typing import BinaryIO, Callable, Dict, Iterator, List, Optional, Tuple
 
 from .. import __version__
 from ..job.arguments import ArgumentRefused, fill_arguments
@@ -33,7 +34,7 @@ LOG_CHUNK = 256 << 10
 # Room that a site keeps for records and logs when it says how much is free.
 SPACE_MARGIN = 64 << 20
 # How often a waiting connection looks whether somebody still looks after the job.
-REVIVE_SECONDS = 5.0
+REVIVE_SECONDS = 1.0
 # How much of a manifest goes into one ledger record.
 _RECORD_BYTES = 32 << 10
 
@@ -164,7 +165,7 @@ class Session:
             raise Denied(Refusal.BYTES)
         if spec.files > limits.files:
             raise Denied(Refusal.FILES)
-        if spec.bytes * 2 + SPACE_MARGIN > self._free():
+        if spec.bytes * 2 >= self._free():
             raise Denied(Refusal.SPACE)
         records = [record for _, record in jobs.read_jobs(self.root, self.policy.work_root)]
         if sum(not record.state.final for record in records) >= limits.jobs + limits.waiting:
@@ -243,7 +244,27 @@ class Session:
         job = self._find(command)
         self._record(command)
         self._revive(job, job.read().state)
-        self._answer_after(job, command.seconds, command.offset)
+        with self._waiting_place(command.seconds):
+            self._answer_after(job, command.seconds, command.offset)
+
+    @contextlib.contextmanager
+    def _waiting_place(self, seconds: int) -> Iterator[None]:
+        """One of the site's places for connections that wait, so that no client fills the machine with them."""
+        if not seconds:
+            yield
+            return
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(".waits", files.PRIVATE_FOLDER, dir_fd=self.root)
+        with files.opened(files.open_folder(".waits", self.root)) as places:
+            # Two for each job that can be here: a new connection may come before its cut predecessor is noticed.
+            for number in range(2 * (self.policy.limits.jobs + self.policy.limits.waiting)):
+                place = files.try_lock(places, str(number))
+                if place is not None:
+                    break
+            else:
+                raise Denied(Refusal.BUSY, "too many connections wait")
+        with files.opened(place):
+            yield
 
     def _answer_after(self, job: JobFolder, seconds: int, offset: int) -> None:
         record = _Watch(job, self.stdout, self._revive).until_final(seconds)
@@ -252,7 +273,7 @@ class Session:
 
     def _report(self, job: JobFolder, record: JobRecord, offset: int) -> Tuple[Reply, Dict[str, bytes]]:
         sections: Dict[str, bytes] = {}
-        log, next_offset = _read_log(job, self._rule(job.spec()), record, offset)
+        log, next_offset = _read_log(job, self.policy.programs.get(job.spec().program), record, offset)
         if log:
             sections["log"] = log
         if record.state is JobState.ENDED:
@@ -444,9 +465,9 @@ class _Watch:
             self._stdout.flush()
 
 
-def _read_log(job: JobFolder, rule: ProgramRule, record: JobRecord, offset: int) -> Tuple[bytes, int]:
+def _read_log(job: JobFolder, rule: Optional[ProgramRule], record: JobRecord, offset: int) -> Tuple[bytes, int]:
     """The log's next bytes as far as the policy lets them leave, and the offset after them."""
-    if rule.logs == "none" or (rule.logs == "tail" and not record.state.final) or record.state is JobState.CLOSED:
+    if rule is None or rule.logs == "none" or (rule.logs == "tail" and not record.state.final) or record.state is JobState.CLOSED:
         return b"", offset
     try:
         with files.opened(job.sub("log")) as logs:
