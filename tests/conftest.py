@@ -279,7 +279,7 @@ def default_policy(root: Path) -> dict[str, Any]:
     # Every start leaves a mark outside the job: the count of starts is the program's own word.
     counted = f'echo "$MISRC_JOB_ID" >> {root}/starts\n'
     make_program(programs / "noop", counted + 'echo done > out.dat\n')
-    make_program(programs / "copy", counted + 'for f in *; do cat "$f"; done > ../work/out.dat; echo "args: $*"\n')
+    make_program(programs / "copy", counted + 'for f in *; do [ ! -e "$f" ] || cat "$f"; done > .all; mv .all out.dat; echo "args: $*"\n')
     make_program(programs / "sleep", counted + 'echo started; sleep "$1"; echo finished > out.dat\n')
     make_program(programs / "fail", counted + 'echo bad >&2; echo partial > out.dat; exit 3\n')
     words = {"words": {"pattern": "[ -~]{0,200}", "default": "x"}}
@@ -365,7 +365,7 @@ def make_mint(root: Path, site: Site, port: int | None = None, **changes: Any) -
     """MInt's side for a site whose sshd runs (or for a relay's `port`)."""
     root.mkdir(parents=True, exist_ok=True)
     declaration: dict[str, Any] = {
-        "id": site.name, "method": "ssh", "address": "127.0.0.1", "port": port or site.port,
+        "id": site.name, "method": "ssh", "address": "127.0.0.1", "port": site.port if port is None else port,
         "user": os.environ.get("USER") or subprocess.check_output(["id", "-un"], text=True).strip(),
         "host_keys": [site.host_key()], "contacts": {"site": "admin@site.example", "mint": "ops@mint.example"},
         "retry": {"count": 20, "interval": 0.3},

@@ -329,16 +329,21 @@ def test_g80_a_log_replaced_by_a_link_is_not_read(tmp_path: Path, how: str, name
 
 def test_g140_what_a_program_plants_in_return_does_not_leave(tmp_path: Path) -> None:
     """Files, folders and links put straight into `return/`, at any depth, leave only if the policy names them."""
-    body = """echo planted > ../return/planted.key; mkdir -p ../return/folder; echo x > ../return/folder/x.key
-cd ../return; for i in $(seq 70); do mkdir d; cd d; done; echo deep > deep.dat; echo deep > deep.key
+    plant = """echo planted > ../return/planted.key; mkdir -p ../return/folder/empty; echo x > ../return/folder/x.key
 cd "$HOME"; for i in $(seq 70); do mkdir d; cd d; done; echo deep > deep.dat; cd "$HOME"; echo good > good.dat
+mkdir locked; echo x > locked/x.dat; chmod 0 locked; echo x > unreadable.dat; chmod 0 unreadable.dat
 ln -s {secret} ../return/link.dat\n"""
-    site = site_with(tmp_path / "site-host", {"plant": body})
-    job = site.submit("plant")
-    assert site.wait(job).reply.state == "ended"
-    done, found = Rsync(site, tmp_path / "client").pull(job)
-    assert done.returncode == 0
-    assert {name for name, data in found.items() if data} == {"good.dat"}, found
+    deep = "cd ../return; for i in $(seq 70); do mkdir d; cd d; done; echo deep > deep.dat; echo deep > deep.key\n"
+    site = site_with(tmp_path / "site-host", {"plant": plant, "deep": deep})
+    for program, outcome, names in (("plant", "succeeded", {"good.dat"}), ("deep", "failed", set())):
+        job = site.submit(program)
+        assert site.wait(job).reply.outcome == outcome
+        done, found = Rsync(site, tmp_path / "client").pull(job)
+        assert done.returncode == 0 and set(found) == names | {"remote_program_exec.log"}, found
+    withheld = [name[:20] for record in ledger(site) if record["event"] == "withhold" for name in record["names"]]
+    assert withheld == ["d/d/d/d/d/d/d/d/d/d/", "locked", "unreadable.dat"]
+    for folder in site.work_root.glob("*/work/locked"):
+        folder.chmod(0o700)
 
 
 @pytest.mark.parametrize("what", ["folder for a file", "return is a link", "return is gone", "log is gone", "work is a link"])

@@ -122,7 +122,7 @@ def test_cuts(line: Line, clean: Window, step: str) -> None:
     before = line.relay.cuts
     for number, (direction, offset) in enumerate(offsets(step, clean, 5)):
         cut_at(line, f"{step}{number}", direction, offset)
-    assert line.relay.cuts > before, "nothing was cut"
+    assert line.relay.cuts >= before + 3, "hardly anything was cut"
 
 
 @pytest.mark.full
@@ -135,19 +135,19 @@ def test_more_cuts(line: Line, clean: Window, step: str, shard: int) -> None:
 
 
 def test_many_cuts_of_one_job(line: Line, clean: Window) -> None:
-    """A line that is cut again and again, every half MiB or so, still carries the job."""
-    process = line.mint.spawn("run", *line.words("again"))
+    """A line that is cut again and again, after 1 to 3 MiB each time, still carries the job."""
+    process = line.mint.spawn("run", *line.words("again", data="large.dat"))
     cuts = line.relay.cuts
     seeded = random.Random(3)
     while process.poll() is None and line.relay.cuts - cuts < 8:
         if not line.relay.armed:
-            line.relay.cut_after(**{seeded.choice(["up", "down"]): seeded.randrange(200_000, 900_000)})
+            line.relay.cut_after(**{seeded.choice(["up", "down"]): seeded.randrange(MIB, 3 * MIB)})
         time.sleep(0.02)
     line.relay.cut_after()
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert line.relay.cuts - cuts >= 4
-    assert line.result("again") == DATA
+    assert line.result("again") == LARGE
     check_site(line.site, line.last_job())
 
 

@@ -102,7 +102,7 @@ class Program(Strict):
         """What the running code needs of it."""
         rules = {name: argument.rule() for name, argument in self.arguments.items()}
         return ProgramInterface(
-            dict(self.inputs), rules, dict(self.outputs), dict(self.title), self.command, dict(self.ports)
+            dict(self.inputs), rules, dict(self.outputs), {str(k): v for k, v in self.title.items()}, self.command, dict(self.ports)
         )
 
 

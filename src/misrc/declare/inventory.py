@@ -28,7 +28,7 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
         if len(set(map(str, keys))) != len(keys):
             raise yaml.YAMLError(f"a key stands twice at line {node.start_mark.line + 1}")
         return super().construct_mapping(node, deep=deep)

@@ -20,6 +20,8 @@ class Display:
     """Shows a job's way on standard error; standard output stays for results."""
 
     LINE_SECONDS = 60.0
+    # A log does not need to know that a short job was queued for a moment.
+    QUIET_SECONDS = 2.0
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -62,7 +64,8 @@ class Display:
         if self._terminal:
             self._draw(text, 0, 0, transfer=False)
             return
-        self._sometimes(state, text, self.LINE_SECONDS)
+        if time.time() - since >= self.QUIET_SECONDS:
+            self._sometimes(state, text, self.LINE_SECONDS)
 
     def close(self) -> None:
         """Leave the terminal clean."""

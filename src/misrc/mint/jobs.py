@@ -133,7 +133,7 @@ class JobStore:
         if record.state is JobState.CLOSED:
             # The last word is spoken: an answer that comes late changes nothing.
             return record
-        state = record.state
+        state: JobState = record.state
         for step in _steps(state, new):
             check_transition(state, step)
             state = step
@@ -228,7 +228,7 @@ def _steps(old: JobState, new: JobState) -> list[JobState]:
         return [*_steps(old, JobState.RUNNING), new] if old.order < new.order else []
     if old is JobState.HELD:
         return [state for state in JobState if old.order < state.order <= new.order]
-    way = [state for state in JobState if state is not JobState.HELD]
+    way: list[JobState] = [state for state in JobState if state is not JobState.HELD]
     if new.order <= old.order:
         return []
     return way[way.index(old) + 1 : way.index(new) + 1]

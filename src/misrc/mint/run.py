@@ -52,19 +52,36 @@ def run(request: RunRequest, job: str | None, new: bool, display: Display, play:
     reach("run.enter")
     try:
         site, asked, inputs = check_request(request)
-        store, fresh = _find_job(asked, job, new)
-        with stoppable():
+        while True:
+            store, fresh = _find_job(asked, job, new)
             try:
-                with store.lock("driver.lock"):
-                    _make_record(store, asked, inputs, fresh, display)
-                    return Driver(store, site, display, play).drive()
-            except Stopped:
+                return _run_one(store, site, asked, inputs, fresh, display, play)
+            except Refused as refused:
+                if refused.code != Refusal.GONE.value or job is not None:
+                    raise
+                # Our own record of an earlier job with this id is lost: the site has closed it. Take the next id.
+                store.advance(JobState.CLOSED, outcome=Outcome.REFUSED, reason=refused.code)
                 play.end()
-                return cancel_job(store, site, display)
-            except OSError as error:
-                raise _disk_failed(store, error) from None
+                play = Play()
     finally:
         play.end()
+
+
+def _run_one(
+    store: JobStore, site: Interface, asked: MintJob, inputs: Sequence[InputFile], fresh: bool, display: Display,
+    play: Play,
+) -> MintJob:
+    """One job of the call."""
+    with stoppable():
+        try:
+            with store.lock("driver.lock"):
+                _make_record(store, asked, inputs, fresh, display)
+                return Driver(store, site, display, play).drive()
+        except Stopped:
+            play.end()
+            return cancel_job(store, site, display)
+        except OSError as error:
+            raise _disk_failed(store, error) from None
 
 
 def resume(store: JobStore, display: Display) -> MintJob:

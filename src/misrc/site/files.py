@@ -11,12 +11,13 @@ from typing import Callable, Iterator, List, Optional, Tuple
 from ..job.codec import parse_json
 from ..job.records import PRIVATE_FILE, PRIVATE_FOLDER, write_json, write_record
 
+MAX_DEPTH = 64
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 __all__ = [
     "PRIVATE_FILE", "PRIVATE_FOLDER", "NotRegular", "exists", "free_bytes", "locked", "measure", "open_folder",
-    "open_regular", "opened", "read_json", "read_record", "try_lock", "walk", "write_json", "write_record",
+    "open_regular", "opened", "prune", "read_json", "read_record", "try_lock", "walk", "write_json", "write_record",
 ]
 
 
@@ -99,16 +100,35 @@ def locked(folder: int, name: str) -> Iterator[None]:
 
 
 def walk(folder: int, visit: Callable[[str, int, str, os.stat_result], None], prefix: str = "", depth: int = 0) -> None:
-    """Call `visit(path, parent descriptor, name, status)` for everything but folders below the open folder."""
-    if depth > 64:
-        return
+    """Call `visit(path, parent descriptor, name, status)` for everything below the open folder.
+
+    Folders are entered instead, but for those that cannot be, and those too deep: nothing stays unseen.
+    """
     for name in _list_names(folder):
         status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        if stat.S_ISDIR(status.st_mode):
-            with opened(open_folder(name, folder)) as inner:
-                walk(inner, visit, f"{prefix}{name}/", depth + 1)
-        else:
+        inner = _enter(folder, name) if stat.S_ISDIR(status.st_mode) and depth < MAX_DEPTH else None
+        if inner is None:
             visit(prefix + name, folder, name, status)
+            continue
+        with opened(inner):
+            walk(inner, visit, f"{prefix}{name}/", depth + 1)
+
+
+def _enter(folder: int, name: str) -> Optional[int]:
+    try:
+        return open_folder(name, folder)
+    except PermissionError:
+        return None
+
+
+def prune(folder: int) -> None:
+    """Remove the folders below the open folder that hold no file."""
+    for name in _list_names(folder):
+        if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            with opened(open_folder(name, folder)) as inner:
+                prune(inner)
+            with contextlib.suppress(OSError):
+                os.rmdir(name, dir_fd=folder)
 
 
 def _list_names(folder: int) -> List[str]:

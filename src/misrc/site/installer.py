@@ -106,9 +106,9 @@ class Installation:
         self._unpack()
         self._make_key()
         create_ledger(self.home.state)
-        with opened(open_folder(self.home.config)) as folder:
-            write_record(folder, "policy.json", self.policy_bytes)
-            write_record(folder, "installed.json", dump_json({"code": self.digest, "site": self.site}) + b"\n")
+        with opened(open_folder(self.home.config)) as config:
+            write_record(config, "policy.json", self.policy_bytes)
+            write_record(config, "installed.json", dump_json({"code": self.digest, "site": self.site}) + b"\n")
         ledger = Ledger(self.home.state, site=self.site, key="-", peer="local")
         policy_hash = hashlib.sha256(self.policy_bytes).hexdigest()
         ledger.append("install", code=self.digest, policy=policy_hash, uid=os.getuid())

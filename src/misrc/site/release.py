@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import os
 import stat
@@ -29,6 +30,8 @@ SIGNATURE = "receipt.sig"
 TAIL_BYTES = 64 << 10
 WITHHELD = b"withheld by the site\n"
 _RECORDED = 100
+# The machine's troubles, which may pass; any other error is the state in which the program left its job's folder.
+_MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EROFS)
 
 
 def judge(end: Optional[keeper.ProgramEnd], rule: ProgramRule) -> Tuple[Outcome, str]:
@@ -70,7 +73,14 @@ class Releaser:
         judged = outcome in (Outcome.SUCCEEDED, Outcome.FAILED) and end is not None
         if nothing_leaves or (held and not judged):
             rule = dataclasses.replace(rule, returns=(), logs="none")
-        manifest, outcome, reason = self._assemble(job, rule, outcome, reason)
+        try:
+            manifest, outcome, reason = self._assemble(job, rule, outcome, reason)
+        except OSError as error:
+            if error.errno in _MAY_PASS:
+                raise
+            manifest = _only_log(job, rule)
+            if outcome is Outcome.SUCCEEDED:
+                outcome, reason = Outcome.FAILED, "the program left its folder so that no results can be taken from it"
         # A program that failed leaves files as well: those wait for a person just so.
         if held and judged:
             with job.lock():
@@ -148,7 +158,7 @@ class Selection:
 
     def allows(self, name: str, status: os.stat_result) -> bool:
         """Plain files with one name, named by `returns` and not by `withhold`, with a name that can travel."""
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or not status.st_mode & stat.S_IRUSR:
             return False
         if name not in self._returns or name in self._withhold or name == keeper.COMBINED:
             return False
@@ -200,13 +210,23 @@ def _measure(job: JobFolder, rule: ProgramRule) -> Manifest:
 
     with files.opened(job.sub("return")) as folder:
         files.walk(folder, visit)
+        files.prune(folder)
     check_distinct(entry.name for entry in entries)
     return make_manifest(entries)
 
 
+def _only_log(job: JobFolder, rule: ProgramRule) -> Manifest:
+    """The manifest of a `return/` made anew, with nothing in it but the log; what was there is set aside."""
+    with contextlib.suppress(FileNotFoundError):
+        os.rename("return", f"return.aside-{time.time_ns()}", src_dir_fd=job.folder, dst_dir_fd=job.folder)
+    os.mkdir("return", files.PRIVATE_FOLDER, dir_fd=job.folder)
+    _write_log(job, rule)
+    return _measure(job, dataclasses.replace(rule, returns=()))
+
+
 def _write_log(job: JobFolder, rule: ProgramRule) -> None:
     """As much of the program's output as the policy lets leave."""
-    with files.opened(job.sub("log")) as logs, files.opened(job.sub("return")) as target:
+    with files.opened(job.sub("return")) as target:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(keeper.COMBINED, dir_fd=target)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -215,7 +235,8 @@ def _write_log(job: JobFolder, rule: ProgramRule) -> None:
                 writer.write(WITHHELD)
                 return
             try:
-                descriptor = files.open_regular(logs, keeper.COMBINED, single=True)
+                with files.opened(job.sub("log")) as logs:
+                    descriptor = files.open_regular(logs, keeper.COMBINED, single=True)
             except OSError:
                 return
             with open(descriptor, "rb") as reader:

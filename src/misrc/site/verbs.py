@@ -391,7 +391,7 @@ class Session:
 
 def _path(old: JobState, new: JobState) -> List[JobState]:
     """The plain way from one state to a later one, without the states that only some jobs pass."""
-    way = [state for state in JobState if state is not JobState.HELD]
+    way: List[JobState] = [state for state in JobState if state is not JobState.HELD]
     return way[way.index(old) + 1 : way.index(new) + 1]
 
 

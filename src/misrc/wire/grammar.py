@@ -74,7 +74,7 @@ def parse_command(data: bytes) -> Optional[Command]:
 def render_command(command: Command) -> str:
     """The command line that `parse_command` reads. For put and get, rsync itself adds the three last words."""
     if command.verb is Verb.HELLO:
-        return command.verb.value
+        return Verb.HELLO.value
     if command.verb is Verb.WAIT:
         return f"wait {command.job} {command.seconds} {command.offset}"
     return f"{command.verb.value} {command.job}"

@@ -1,0 +1,146 @@
+"""The house: who may import whom, what a site gets, and that both languages say the same."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import string
+import subprocess
+import sys
+import tarfile  # noqa: F401 - the point of one test is that the site never needs it
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import misrc
+from misrc.mint import zipapp
+from misrc.mint.messages import MESSAGES, say
+from misrc.wire.refusals import Refusal
+
+pytestmark = pytest.mark.quick
+
+PACKAGE = Path(misrc.__file__).parent
+ALLOWED = {
+    "job": set(),
+    "wire": {"job"},
+    "site": {"job", "wire"},
+    "declare": {"job"},
+    "mint": {"declare", "job", "wire"},
+    "cli": {"job", "mint", "declare"},
+}
+
+
+def room_of(module: str) -> str:
+    """`misrc.site.gate` → `site`; the package itself → ``."""
+    return (module.split(".") + [""])[1]
+
+
+def imports_of(path: Path, module: str) -> Iterator[str]:
+    """Every module of ours that a file imports, absolute, relative, and `from misrc import …` alike."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "misrc")
+        elif isinstance(node, ast.ImportFrom):
+            package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            if base == "misrc":
+                yield from (f"misrc.{alias.name}" for alias in node.names)
+            elif base.startswith("misrc."):
+                yield base
+
+
+def modules() -> Iterator[tuple[Path, str]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        relative = path.relative_to(PACKAGE)
+        if relative.parts[0] != "collection":
+            yield path, ".".join(["misrc", *relative.with_suffix("").parts]).removesuffix(".__init__")
+
+
+def violations(path: Path, module: str) -> list[str]:
+    room = room_of(module)
+    found = []
+    for imported in imports_of(path, module):
+        target = room_of(imported)
+        if target and target not in ("__version__", room) and target not in ALLOWED.get(room, set()):
+            found.append(f"{module} imports {imported}")
+    return found
+
+
+def test_rooms_import_only_what_they_may() -> None:
+    """`job` imports nothing of ours, `wire` only `job`, and so on; nothing imports `cli`."""
+    assert [] == [text for path, module in modules() for text in violations(path, module)]
+
+
+@pytest.mark.parametrize("line", ["from ..site import gate", "from misrc import site", "import misrc.site.gate", "from misrc.cli import main"])
+def test_the_layering_check_sees_every_form_of_import(tmp_path: Path, line: str) -> None:
+    """Positive control: each way to write a forbidden import is found."""
+    path = tmp_path / "spy.py"
+    path.write_text(line + "\n", encoding="utf-8")
+    assert violations(path, "misrc.job.spy")
+
+
+def test_no_file_is_longer_than_one_room() -> None:
+    """No module has more than 500 lines."""
+    assert [] == [module for path, module in modules() if len(path.read_text(encoding="utf-8").splitlines()) > 500]
+
+
+def test_the_site_needs_nothing_but_the_standard_library() -> None:
+    """The modules of the pyz import only ours and the standard library."""
+    foreign = set()
+    for path, module in modules():
+        if room_of(module) not in ("job", "wire", "site"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            foreign |= {n.split(".")[0] for n in names} - set(sys.stdlib_module_names) - {"misrc", "__future__"}
+    assert set() == foreign
+
+
+def test_the_pyz_is_reproducible_and_runs(tmp_path: Path) -> None:
+    """Built twice, it is the same to the byte; it holds only sources of its three rooms, and starts without `site`."""
+    first, second = zipapp.build(), zipapp.build()
+    assert first == second
+    path = tmp_path / "misrc-site.pyz"
+    digest = zipapp.write(path)
+    assert len(digest) == 64
+    done = subprocess.run(["/usr/bin/python3", "-I", "-S", str(path), "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == misrc.__version__
+
+
+def test_the_wheel_brings_the_collection_along() -> None:
+    """Playbook and plugins lie beside the installed package, so that misrc works outside a checkout."""
+    collection = PACKAGE / "collection/ansible_collections/misrc/remote"
+    for name in ("playbooks/run.yml", "plugins/action/stage.py", "plugins/action/execute.py", "plugins/action/retrieve.py", "galaxy.yml", "meta/runtime.yml"):
+        assert (collection / name).is_file(), name
+    assert "site-packages" in str(PACKAGE), "the tests use the installed wheel, not the source tree"
+
+
+def placeholders(text: str) -> set[str]:
+    return {field for _, field, _, _ in string.Formatter().parse(text) if field}
+
+
+@pytest.mark.parametrize("key", sorted(MESSAGES))
+def test_both_languages_say_the_same(key: str) -> None:
+    """Each message has the same placeholders in English and Japanese, and the Japanese one is Japanese."""
+    english, japanese = MESSAGES[key]
+    assert placeholders(english) == placeholders(japanese)
+    if re.sub(r"\{\w+\}", "", english).strip("': "):
+        assert any(ord(c) > 0x3000 for c in japanese), japanese
+
+
+def test_every_refusal_has_a_sentence() -> None:
+    """No code of the wire reaches a person as a bare code, but the grammar's, which MInt cannot provoke."""
+    silent = {refusal.value for refusal in Refusal} - set(MESSAGES) - {"E01", "E02"}
+    assert set() == silent
+
+
+def test_the_language_follows_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MISRC_LANG decides, then the locale."""
+    monkeypatch.setenv("MISRC_LANG", "ja")
+    assert say("tend.nothing") == MESSAGES["tend.nothing"][1]
+    monkeypatch.setenv("MISRC_LANG", "en")
+    assert say("tend.nothing") == MESSAGES["tend.nothing"][0]
