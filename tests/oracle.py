@@ -56,8 +56,12 @@ def scene(site: Site) -> Scene:
 
 
 def bounded_gate(
-    site: Site, command: bytes | None, stdin: bytes = b"", environment: Mapping[bytes, bytes] | None = None,
-    timeout: float = 60, memory: int = MEMORY,
+    site: Site,
+    command: bytes | None,
+    stdin: bytes = b"",
+    environment: Mapping[bytes, bytes] | None = None,
+    timeout: float = 60,
+    memory: int = MEMORY,
 ) -> GateResult:
     """`Site.gate` within `memory` bytes of address space."""
     env = {key.encode(): value.encode() for key, value in CLEAN.items()}
@@ -83,15 +87,20 @@ class Oracle:
         self.legal = legal
 
     def denied(
-        self, command: bytes | None, code: str, stdin: bytes = b"", before: Sequence[str] = (),
-        environment: Mapping[bytes, bytes] | None = None, peer: str = "127.0.0.1",
+        self,
+        command: bytes | None,
+        code: str,
+        stdin: bytes = b"",
+        before: Sequence[str] = (),
+        environment: Mapping[bytes, bytes] | None = None,
+        peer: str = "127.0.0.1",
     ) -> GateResult:
         """`command` is refused with `code`; `before` lists events that are recorded ahead of the refusal."""
         old = scene(self.site)
         result = bounded_gate(self.site, command, stdin, environment)
         check_answer(result, code)
         check_unchanged(self.site, old)
-        new = ledger(self.site)[len(old.ledger):]
+        new = ledger(self.site)[len(old.ledger) :]
         assert [record["event"] for record in new] == [*before, "refuse"], (command, new)
         check_record(new[-1], command or b"", code, peer)
         self.works()
@@ -131,8 +140,14 @@ def check_unchanged(site: Site, old: Scene) -> None:
 def check_record(record: Mapping[str, Any], command: bytes, code: str, peer: str = "127.0.0.1") -> None:
     """O5: what the ledger holds of a refused request."""
     wanted = {
-        "event": "refuse", "decision": "deny", "reason": code, "input": escaped(command), "input_bytes": len(command),
-        "input_sha256": hashlib.sha256(command).hexdigest(), "peer": peer, "key": "key-1",
+        "event": "refuse",
+        "decision": "deny",
+        "reason": code,
+        "input": escaped(command),
+        "input_bytes": len(command),
+        "input_sha256": hashlib.sha256(command).hexdigest(),
+        "peer": peer,
+        "key": "key-1",
     }
     assert {name: record.get(name) for name in wanted} == wanted
     assert json.dumps(record).isprintable()

@@ -92,7 +92,9 @@ def test_g68_a_folder_swapped_after_the_check_is_not_followed(shared_site: Site,
     naive.mkdir()
     config = tmp_path / "naive.conf"
     config.write_text(render_config("in", str(naive), f"{tmp_path}/lock", f"{tmp_path}/log"))
-    client.rsh = swapping_shell(tmp_path, naive, outside, ["/usr/bin/rsync", "--server", "--daemon", f"--config={config}", "."])
+    client.rsh = swapping_shell(
+        tmp_path, naive, outside, ["/usr/bin/rsync", "--server", "--daemon", f"--config={config}", "."]
+    )
     client.push(job, FILES)
     assert {path.name for path in outside.iterdir()} == set(FILES), "the premise: the naive daemon is led astray"
 
@@ -146,7 +148,8 @@ def test_g71_a_hard_link_among_the_results_stays(tmp_path: Path) -> None:
 
     User install: protected hard links and copies are the account's own business. Control: an ordinary file.
     """
-    body = "ln {secret} linked.dat; ln {secret} ../return/planted.dat; echo good > good.dat; ln good.dat second.dat; echo x > x.dat\n"
+    body = """ln {secret} linked.dat; ln {secret} ../return/planted.dat; echo good > good.dat; ln good.dat second.dat
+echo x > x.dat\n"""
     site = site_with(tmp_path / "site-host", {"links": body})
     found = fetched(site, site.submit("links"), tmp_path / "client")
     assert set(found) == {"x.dat", "remote_program_exec.log"} and found["x.dat"] == b"x\n"
@@ -158,7 +161,8 @@ def test_g71_a_hard_link_among_the_results_stays(tmp_path: Path) -> None:
 def test_g72_special_files_among_the_results_stay(tmp_path: Path) -> None:
     """FIFO, socket and links, in `work/` and planted in `return/`, are left out with a record; nothing blocks."""
     body = """mkfifo pipe.dat; mkfifo ../return/planted.dat; ln -s {secret} link.dat; ln -s / root.dat
-ln -s {secret} ../return/link2.dat; /usr/bin/python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("socket.dat")'
+ln -s {secret} ../return/link2.dat
+/usr/bin/python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("socket.dat")'
 echo good > good.dat\n"""
     site = site_with(tmp_path / "site-host", {"special": body})
     found = fetched(site, site.submit("special"), tmp_path / "client")
@@ -179,9 +183,14 @@ def test_g72_special_files_among_the_inputs_are_refused(shared_site: Site, tmp_p
             with socket.socket(socket.AF_UNIX) as listener:
                 os.chdir(place.parent)
                 listener.bind("a.dat")
+        elif how == "pipe":
+            os.mkfifo(place)
+        elif how == "link":
+            place.symlink_to(secret)
+        elif how == "hard link":
+            os.link(secret, place)
         else:
-            {"pipe": lambda p: os.mkfifo(p), "link": lambda p: p.symlink_to(secret), "folder": lambda p: p.mkdir(),
-             "hard link": lambda p: os.link(secret, p)}[how](place)
+            place.mkdir()
         assert client.start(job, {"a.dat": b"alpha"}) == 77, how
         assert ledger(shared_site)[-1]["reason"] == "E14"
 
@@ -192,7 +201,8 @@ def test_g74_what_is_sent_is_what_was_hashed(tmp_path: Path) -> None:
     The process is ended before the results are measured; one that also hides from that is beyond a user install, and
     MInt's comparison with the manifest then shows the difference.
     """
-    body = "(trap '' TERM; while :; do echo more >> grows.dat; done) & sleep 0.2; setsid sh -c 'while :; do echo m >> g2.dat; done' & sleep 0.2\n"
+    body = """(trap '' TERM; while :; do echo more >> grows.dat; done) & sleep 0.2
+setsid sh -c 'while :; do echo m >> g2.dat; done' & sleep 0.2\n"""
     site = site_with(tmp_path / "site-host", {"grow": body})
     job = site.submit("grow")
     site.wait(job)
@@ -265,7 +275,7 @@ def test_g77_a_work_root_that_is_not_ours_serves_nobody(tmp_path: Path, how: str
 
 @pytest.mark.parametrize("names", [("A.dat", "a.dat"), ("x.dat", "X.dat/b.dat"), ("caf\u00e9.dat", "cafe\u0301.dat")])
 def test_g78_results_whose_names_collide_do_not_travel(tmp_path: Path, names: tuple[str, str]) -> None:
-    """Two results that another file system would fold together end the job as failed with a reason, never lost silently.
+    """Two results that another file system would fold together end the job as failed, with a reason: never a silent loss.
 
     A name that is not in NFC never leaves at all, so that its neighbour can.
     """
@@ -281,7 +291,9 @@ def test_g78_results_whose_names_collide_do_not_travel(tmp_path: Path, names: tu
 
 
 def test_g79_a_program_that_writes_to_its_inputs_changes_no_record(tmp_path: Path) -> None:
-    """User install: a program can change `in/`, which it never needs: it works on a copy, and the receipt names what came.
+    """User install: a program can change `in/`, which is not used again: it works on a copy.
+
+    The receipt names what came.
 
     The inputs are checked when the start is accepted and again while they are copied; not once more at the end.
     """
@@ -346,16 +358,21 @@ ln -s {secret} ../return/link.dat\n"""
         folder.chmod(0o700)
 
 
-@pytest.mark.parametrize("what", ["folder for a file", "return is a link", "return is gone", "log is gone", "work is a link"])
+@pytest.mark.parametrize(
+    "what", ["folder for a file", "return is a link", "return is gone", "log is gone", "work is a link"]
+)
 def test_g141_a_program_that_spoils_its_own_folder_still_ends(tmp_path: Path, what: str) -> None:
     """Whatever a program does to its job's folders, the job ends with an outcome and nothing outside is touched."""
     spoil = {
         "folder for a file": "mkdir -p ../return/out.dat/x; mkdir ../return/remote_program_exec.log",
         "return is a link": "mkdir {secret}.d; mv ../return ../return2; ln -s {secret}.d ../return",
-        "return is gone": "rmdir ../return", "log is gone": "rm -r ../log",
+        "return is gone": "rmdir ../return",
+        "log is gone": "rm -r ../log",
         "work is a link": "mkdir {secret}.d; mv ../work ../work2; ln -s {secret}.d ../work",
     }[what]
-    site = site_with(tmp_path / "site-host", {"spoil": f"echo data > out.dat\n{spoil}\n", "good": "echo data > out.dat\n"})
+    site = site_with(
+        tmp_path / "site-host", {"spoil": f"echo data > out.dat\n{spoil}\n", "good": "echo data > out.dat\n"}
+    )
     job = site.submit("spoil")
     reply = site.wait(job, 20).reply
     assert reply.state == "ended" and reply.outcome in ("succeeded", "failed"), reply

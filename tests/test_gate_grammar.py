@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,56 +14,9 @@ from conftest import Site
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle import Oracle, bounded_gate, check_answer, escaped, ledger
+from second_reading import TABLE, Reading, read_again
 
 from misrc.wire.grammar import parse_command, render_command
-
-# -- the second reading: a table of words, made without regular expressions and without the gate's code ---------------
-
-Reading = tuple[str, str, int, int]
-HEX = b"0123456789abcdef"
-DIGITS = b"0123456789"
-
-
-def is_id(word: bytes) -> bool:
-    """A canonical lower-case UUID of version 4, 5 or 8."""
-    if len(word) != 36 or any(word[place] != ord("-") for place in (8, 13, 18, 23)):
-        return False
-    digits = [byte for place, byte in enumerate(word) if place not in (8, 13, 18, 23)]
-    return all(byte in HEX for byte in digits) and word[14] in b"458" and word[19] in b"89ab"
-
-
-def number_below(bound: int) -> Callable[[bytes], bool]:
-    """Decimal digits without sign, blank or leading zero, less than `bound`."""
-
-    def check(word: bytes) -> bool:
-        if not 1 <= len(word) <= 20 or any(byte not in DIGITS for byte in word):
-            return False
-        return (word[0] != ord("0") or len(word) == 1) and sum(
-            (byte - 48) * 10**place for place, byte in enumerate(reversed(word))) < bound
-
-    return check
-
-
-def literal(text: bytes) -> Callable[[bytes], bool]:
-    return lambda word: word == text
-
-
-MOVE = (is_id, literal(b"--server"), literal(b"--daemon"), literal(b"."))
-TABLE: dict[bytes, tuple[Callable[[bytes], bool], ...]] = {
-    b"hello": (), b"open": (is_id,), b"start": (is_id,), b"cancel": (is_id,), b"close": (is_id,),
-    b"put": MOVE, b"get": MOVE, b"wait": (is_id, number_below(3601), number_below(10**18)),
-}
-
-
-def read_again(data: bytes) -> Reading | None:
-    """What the request is, by the table."""
-    verb, *words = data.split(b" ")
-    shape = TABLE.get(verb)
-    if shape is None or len(shape) != len(words) or not all(fits(word) for fits, word in zip(shape, words, strict=True)):
-        return None
-    job = words[0].decode("ascii") if words else ""
-    numbers = [int(word.decode("ascii")) for word in words[1:]] if verb == b"wait" else [0, 0]
-    return verb.decode("ascii"), job, numbers[0], numbers[1]
 
 
 def read_by_gate(data: bytes) -> Reading | None:
@@ -140,8 +93,21 @@ def test_g03_harmless_probes_are_refused(stage: Stage) -> None:
 
 def test_g04_a_newline_never_ends_a_command(stage: Stage, tmp_path: Path) -> None:
     """The end of a request is the end of its bytes: no line break in or after it makes it two requests."""
-    stage.denied("wait UU 0 0\nid", "wait UU 0 0\r\nid", "wait UU 0 0\n", "hello\n", "hello\r", "hello\r\n", "\nhello",
-                 "close UU\n", "close\nUU", "close UU\x0b", "close UU\x0c", "close UU\x85", "close UU\u2028")
+    stage.denied(
+        "wait UU 0 0\nid",
+        "wait UU 0 0\r\nid",
+        "wait UU 0 0\n",
+        "hello\n",
+        "hello\r",
+        "hello\r\n",
+        "\nhello",
+        "close UU\n",
+        "close\nUU",
+        "close UU\x0b",
+        "close UU\x0c",
+        "close UU\x85",
+        "close UU\u2028",
+    )
     assert shell_falls_for(stage.fill(b"wait UU 0 0\ntouch %s" % bytes(tmp_path / "m")), tmp_path / "m")
     stage.controls()
 
@@ -161,7 +127,12 @@ def test_g06_nothing_is_expanded(stage: Stage, tmp_path: Path) -> None:
     """No expansion takes place anywhere; a shell would have run the inner commands."""
     marker = tmp_path / "m"
     touch = b"touch %s" % bytes(marker)
-    for attack in (b"close `%s`" % touch, b"close $(%s)" % touch, b'close "$(%s)"' % touch, b"close ${X:-`%s`}" % touch):
+    for attack in (
+        b"close `%s`" % touch,
+        b"close $(%s)" % touch,
+        b'close "$(%s)"' % touch,
+        b"close ${X:-`%s`}" % touch,
+    ):
         assert shell_falls_for(attack, marker)
         marker.unlink()
         stage.denied(attack)
@@ -172,8 +143,24 @@ def test_g06_nothing_is_expanded(stage: Stage, tmp_path: Path) -> None:
 
 def test_g07_words_glued_on_are_refused(stage: Stage) -> None:
     """The whole request must match, not its beginning or its end."""
-    stage.denied("xclose UU", "closeUU", "close UUx", "close UU x", "wait UU 0 0 x", "wait UU 0 0x", "hellox", "hello x",
-                 "hello UU", "wait UU 0", "wait UU", "close", "wait", "put UU", "get UU", "openUU")
+    stage.denied(
+        "xclose UU",
+        "closeUU",
+        "close UUx",
+        "close UU x",
+        "wait UU 0 0 x",
+        "wait UU 0 0x",
+        "hellox",
+        "hello x",
+        "hello UU",
+        "wait UU 0",
+        "wait UU",
+        "close",
+        "wait",
+        "put UU",
+        "get UU",
+        "openUU",
+    )
     stage.controls()
 
 
@@ -187,9 +174,25 @@ def test_g09_only_one_ascii_space_separates(stage: Stage) -> None:
 
 def test_g12_other_spellings_are_refused(stage: Stage) -> None:
     """Case, full-width letters and digits, signs, leading zeros and other bases are not the grammar."""
-    stage.denied("CLOSE UU", "Close UU", "HELLO", "ｃｌｏｓｅ UU", "wait UU ０ 0", "wait UU +0 0", "wait UU -0 0",
-                 "wait UU 0 -1", "wait UU 00 0", "wait UU 0 007", "wait UU 0x1 0", "wait UU 1e1 0", "wait UU 1_0 0",
-                 "wait UU 1.0 0", "wait UU 0 \u0661", "wait UU 0 1000000000000000000", "wait UU 9999 0")
+    stage.denied(
+        "CLOSE UU",
+        "Close UU",
+        "HELLO",
+        "\uff43\uff4c\uff4f\uff53\uff45 UU",
+        "wait UU \uff10 0",
+        "wait UU +0 0",
+        "wait UU -0 0",
+        "wait UU 0 -1",
+        "wait UU 00 0",
+        "wait UU 0 007",
+        "wait UU 0x1 0",
+        "wait UU 1e1 0",
+        "wait UU 1_0 0",
+        "wait UU 1.0 0",
+        "wait UU 0 \u0661",
+        "wait UU 0 1000000000000000000",
+        "wait UU 9999 0",
+    )
     stage.denied(b"close " + stage.u.upper())
     stage.controls()
 
@@ -217,22 +220,53 @@ def test_g14_bytes_that_are_no_text_are_refused_and_recorded(stage: Stage) -> No
 def test_g17_naming_the_gate_or_a_shell_is_refused(stage: Stage) -> None:
     """The gate's own path, its name, or a shell in front of a legal request are not the grammar."""
     path = str(stage.site.code)
-    stage.denied(f"{path} close UU", f"/usr/bin/python3 {path} gate test-site key-1", "gate close UU", "misrc close UU",
-                 "sh -c 'close UU'", "bash -lc hello", "exec hello", "sudo hello", "./hello", "command hello",
-                 "install", "ledger show", "release UU --site test-site", "--prefix / gate test-site key-1")
+    stage.denied(
+        f"{path} close UU",
+        f"/usr/bin/python3 {path} gate test-site key-1",
+        "gate close UU",
+        "misrc close UU",
+        "sh -c 'close UU'",
+        "bash -lc hello",
+        "exec hello",
+        "sudo hello",
+        "./hello",
+        "command hello",
+        "install",
+        "ledger show",
+        "release UU --site test-site",
+        "--prefix / gate test-site key-1",
+    )
     stage.controls()
 
 
 def test_g19_no_verb_has_a_short_form_or_options(stage: Stage) -> None:
     """Abbreviations and options are refused."""
-    stage.denied("clo UU", "can UU", "h", "hell", "sta UU", "--job=UU", "close --job=UU", "close -- UU", "-h", "hello -v",
-                 "close UU --force", "wait --help", "status UU", "log UU", "submit UU", "cleanup UU")
+    stage.denied(
+        "clo UU",
+        "can UU",
+        "h",
+        "hell",
+        "sta UU",
+        "--job=UU",
+        "close --job=UU",
+        "close -- UU",
+        "-h",
+        "hello -v",
+        "close UU --force",
+        "wait --help",
+        "status UU",
+        "log UU",
+        "submit UU",
+        "cleanup UU",
+    )
     stage.controls()
 
 
 def test_g20_an_assignment_in_front_is_refused(stage: Stage, tmp_path: Path) -> None:
     """An assignment in front is never understood as one; a shell would obey it."""
-    stage.denied("FOO=bar close UU", "LD_PRELOAD=/x close UU", "X=1 rsync --server .", "PATH=/tmp hello", "env A=1 hello")
+    stage.denied(
+        "FOO=bar close UU", "LD_PRELOAD=/x close UU", "X=1 rsync --server .", "PATH=/tmp hello", "env A=1 hello"
+    )
     marker = tmp_path / "m"
     assert shell_falls_for(b"M=%s; touch $M" % bytes(marker), marker)
     stage.controls()
@@ -257,9 +291,25 @@ def test_g22_terminal_escapes_are_refused_and_shown_escaped(stage: Stage) -> Non
 def test_g24_ids_that_only_look_like_one_are_refused(stage: Stage) -> None:
     """Nil, all-ones, time-based and otherwise impossible ids are not the grammar; random and derived ones are."""
     u = stage.u.decode()
-    bad = [str(uuid.UUID(int=0)), str(uuid.UUID(int=2**128 - 1)), str(uuid.uuid1()), u[:14] + "0" + u[15:],
-           u[:14] + "9" + u[15:], u[:19] + "0" + u[20:], u[:19] + "f" + u[20:], u.upper(), "{" + u + "}", "urn:uuid:" + u,
-           u.replace("-", ""), u[:-1], u + "0", u[:-1] + "g", u[:8] + "_" + u[9:], u[:-1] + "\u0661", u[:-1] + "ａ"]
+    bad = [
+        str(uuid.UUID(int=0)),
+        str(uuid.UUID(int=2**128 - 1)),
+        str(uuid.uuid1()),
+        u[:14] + "0" + u[15:],
+        u[:14] + "9" + u[15:],
+        u[:19] + "0" + u[20:],
+        u[:19] + "f" + u[20:],
+        u.upper(),
+        "{" + u + "}",
+        "urn:uuid:" + u,
+        u.replace("-", ""),
+        u[:-1],
+        u + "0",
+        u[:-1] + "g",
+        u[:8] + "_" + u[9:],
+        u[:-1] + "\u0661",
+        u[:-1] + "\uff41",
+    ]
     stage.denied(*(f"close {job}" for job in bad), *(f"wait {job} 0 0" for job in bad[:5]))
     derived = uuid.uuid5(uuid.NAMESPACE_URL, "run/module/program/inputs")
     version8 = uuid.UUID(str(derived)[:14] + "8" + str(derived)[15:])
@@ -267,8 +317,18 @@ def test_g24_ids_that_only_look_like_one_are_refused(stage: Stage) -> None:
         stage.oracle.denied(f"close {job}".encode(), "E03")  # the grammar takes it; there is no such job
 
 
-@pytest.mark.parametrize("verb", ["put {} --server --daemon .", "get {} --server --daemon .", "start {}", "wait {} 0 0",
-                                  "wait {} 3600 5", "cancel {}", "close {}"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "put {} --server --daemon .",
+        "get {} --server --daemon .",
+        "start {}",
+        "wait {} 0 0",
+        "wait {} 3600 5",
+        "cancel {}",
+        "close {}",
+    ],
+)
 def test_g25_an_unknown_job_is_one_answer(stage: Stage, verb: str) -> None:
     """Every verb answers E03 for a job that does not exist, with the same bytes, whatever the id."""
     answers = {stage.oracle.denied(verb.format(uuid.uuid4()).encode(), "E03").stdout for _ in range(2)}
@@ -278,8 +338,22 @@ def test_g25_an_unknown_job_is_one_answer(stage: Stage, verb: str) -> None:
 
 def test_g26_paths_and_dashes_are_no_ids(stage: Stage) -> None:
     """A path or an option in place of the id is refused, whether it leads to a job or not."""
-    stage.denied("close ../UU", "close UU/../VV", "close -UU", "close .", "close ..", "close /", "close UU/", "close ./UU",
-                 "close UU/.", f"close {stage.site.work_root}/UU", "close ~/UU", "close -", "close --", "close .gone")
+    stage.denied(
+        "close ../UU",
+        "close UU/../VV",
+        "close -UU",
+        "close .",
+        "close ..",
+        "close /",
+        "close UU/",
+        "close ./UU",
+        "close UU/.",
+        f"close {stage.site.work_root}/UU",
+        "close ~/UU",
+        "close -",
+        "close --",
+        "close .gone",
+    )
     stage.controls()
 
 
@@ -309,11 +383,11 @@ def mutate(rng: random.Random, data: bytes) -> bytes:
     place = rng.randrange(len(data) + 1)
     kind = rng.randrange(8)
     if kind == 0:
-        return data[:place] + bytes([rng.randrange(256)]) + data[place + 1:]
+        return data[:place] + bytes([rng.randrange(256)]) + data[place + 1 :]
     if kind == 1:
         return data[:place] + bytes([rng.randrange(256)]) + data[place:]
     if kind == 2:
-        return data[:place] + data[place + rng.randrange(1, 4):]
+        return data[:place] + data[place + rng.randrange(1, 4) :]
     if kind == 3:
         return data.replace(b" ", rng.choice(SPACES), 1)
     if kind == 4:
@@ -323,7 +397,7 @@ def mutate(rng: random.Random, data: bytes) -> bytes:
         words[rng.randrange(len(words))] = rng.choice(WORDS)
         return b" ".join(words)
     if kind == 6:
-        return data[:place] + bytes([rng.choice(b"0123456789abcdef- .")]) + data[place + 1:]
+        return data[:place] + bytes([rng.choice(b"0123456789abcdef- .")]) + data[place + 1 :]
     return data[:place] + legal(rng)[place:]
 
 
@@ -372,7 +446,8 @@ def test_g28_random_strings_reach_no_other_path_of_the_gate(stage: Stage) -> Non
 ids = st.uuids(version=4).map(lambda job: str(job).encode()) | st.sampled_from([b"", b"U", b"..", b"0" * 36])
 digits = st.integers(-1, 10**19).map(lambda number: str(number).encode()) | st.sampled_from([b"00", b"3600", b"3601"])
 loose = st.lists(st.sampled_from(WORDS) | ids | digits | st.binary(max_size=4), max_size=6).flatmap(
-    lambda words: st.sampled_from(SPACES[:2]).map(lambda blank: blank.join(words)))
+    lambda words: st.sampled_from(SPACES[:2]).map(lambda blank: blank.join(words))
+)
 shaped = st.builds(lambda seed: legal(random.Random(seed)), st.integers(0, 2**32))
 mutated = st.builds(lambda seed, data: mutate(random.Random(seed), data), st.integers(0, 2**32), shaped)
 

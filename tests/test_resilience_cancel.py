@@ -270,6 +270,30 @@ def test_held_results_wait_for_a_person(tmp_path: Path, refuse: bool) -> None:
     site.stop_sshd()
 
 
+def test_a_failed_program_is_held_as_well(tmp_path: Path) -> None:
+    """At a program that holds, failing is no way round the person at the site; released, it has failed all the same."""
+    site = _holding_site(tmp_path, 3)
+    job = site.submit("held")
+    eventually(lambda: site_record(site, job)["state"] == "held", what="the hold")
+    assert not site.gate(f"wait {job} 0 0".encode()).sections.get("file:out.dat")
+    site.people("release", job)
+    waited = site.wait(job)
+    assert waited.reply.outcome is not None and waited.reply.outcome.value == "failed"
+    assert waited.sections["file:out.dat"] == b"secret\n"
+    check_site(site, job, "failed")
+
+
+def test_results_whose_names_clash(site: Site) -> None:
+    """Names that a receiver may fold together: the job ends as failed, says why, and nothing of them leaves."""
+    add_program(site, "clash", "echo one > A.dat; echo two > a.dat\n")
+    job = site.submit("clash")
+    waited = site.wait(job)
+    assert waited.reply.outcome is not None and waited.reply.outcome.value == "failed"
+    assert "among the results" in (waited.reply.reason or "")
+    assert [name for name in waited.sections if name.startswith("file:")] == ["file:remote_program_exec.log"]
+    check_site(site, job, "failed")
+
+
 # -- more than there is room for --------------------------------------------------------------------------------------
 
 

@@ -141,7 +141,7 @@ def test_many_cuts_of_one_job(line: Line, clean: Window) -> None:
     seeded = random.Random(3)
     while process.poll() is None and line.relay.cuts - cuts < 8:
         if not line.relay.armed:
-            line.relay.cut_after(**{seeded.choice(["up", "down"]): seeded.randrange(MIB, 3 * MIB)})
+            line.relay.cut_after(up=seeded.randrange(MIB, 3 * MIB), down=seeded.randrange(MIB, 3 * MIB))
         time.sleep(0.02)
     line.relay.cut_after()
     _, errors = process.communicate(timeout=120)

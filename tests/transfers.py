@@ -29,7 +29,11 @@ class Rsync:
         self.rsh = make_program(place / "rsh", f"shift\nexport {variables}\nexec {gate}\n")
 
     def opened(
-        self, files: Names | None = None, count: int | None = None, size: int | None = None, program: str = "noop",
+        self,
+        files: Names | None = None,
+        count: int | None = None,
+        size: int | None = None,
+        program: str = "noop",
         arguments: Mapping[str, str] | None = None,
     ) -> str:
         """A new job that announces `files`; they are not sent yet."""

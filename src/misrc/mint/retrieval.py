@@ -7,17 +7,19 @@ codes of transfer tools decide nothing.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..job.codec import CodecError
 from ..job.errors import BadRequest, MisrcError, Refused
 from ..job.faults import reach
+from ..job.following import Follower, Found, identify
 from ..job.interface import REQUIRED
 from ..job.manifest import Manifest, digest_manifest, hash_stream, parse_manifest, total_bytes
 from ..job.names import NameSet, check_result_name
@@ -100,13 +102,27 @@ def _check_space(results: Path, arriving: Path, manifest: Manifest) -> None:
 
 
 def _receive(store: JobStore, connection: Connection, arriving: Path, manifest: Manifest) -> None:
+    found: Mapping[str, Found] = {}
     if not _take_small(store, arriving, manifest):
         total = total_bytes(manifest)
         argv = get_argv(RSYNC, connection.rsh(), store.job, str(arriving))
-        connection.retrying(
-            lambda: run_rsync(connection, argv, lambda done: store.tell_progress(phase="retrieve", done=done, total=total))
-        )
-    _verify(store, connection, arriving, manifest)
+        tell = functools.partial(store.tell_progress, phase="retrieve", total=total)
+        found = connection.retrying(lambda: _fetch(connection, argv, arriving, lambda done: tell(done=done)))
+    _verify(store, connection, arriving, manifest, found)
+
+
+def _fetch(
+    connection: Connection, argv: list[str], arriving: Path, tell: Callable[[int], None]
+) -> Mapping[str, Found]:
+    """One transfer, with large files hashed while they arrive; what was hashed and still counts."""
+    folder = os.open(arriving, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    follower = Follower(folder)
+    try:
+        clean = run_rsync(connection, argv, tell)
+    finally:
+        found = follower.finish()
+        os.close(folder)
+    return found if clean else {}
 
 
 def _take_small(store: JobStore, arriving: Path, manifest: Manifest) -> bool:
@@ -128,7 +144,9 @@ def _write_private(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def _verify(store: JobStore, connection: Connection, arriving: Path, manifest: Manifest) -> None:
+def _verify(
+    store: JobStore, connection: Connection, arriving: Path, manifest: Manifest, found: Mapping[str, Found]
+) -> None:
     """Exactly the manifest's files, with the manifest's content; anything else discards the whole."""
     arrived = {}
     for folder, folders, names in os.walk(arriving):
@@ -140,7 +158,7 @@ def _verify(store: JobStore, connection: Connection, arriving: Path, manifest: M
     if set(arrived) != {entry.name for entry in manifest}:
         raise _discard(store, connection, arriving)
     for entry in manifest:
-        if _measure(arrived[entry.name], entry.size) != (entry.size, entry.sha256):
+        if _measure(arrived[entry.name], entry.size, found.get(entry.name)) != (entry.size, entry.sha256):
             raise _discard(store, connection, arriving)
 
 
@@ -149,9 +167,12 @@ def _discard(store: JobStore, connection: Connection, arriving: Path) -> MisrcEr
     return _mismatch(store, connection)
 
 
-def _measure(path: Path, size: int) -> tuple[int, str]:
+def _measure(path: Path, size: int, found: Found | None) -> tuple[int, str]:
+    """Size and sha256 of what arrived; a file that was followed to its end is not read again."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=0) as file:
+            if found is not None and found.identity == identify(os.fstat(file.fileno())):
+                return found.size, found.sha256
             return hash_stream(file, size)
     except OSError:
         return -1, ""

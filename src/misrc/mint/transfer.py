@@ -21,8 +21,11 @@ _BYTES = re.compile(rb"\s*([0-9][0-9,]*)\s+[0-9]+%")
 _LOCAL = {3, 11, 23}
 
 
-def run_rsync(connection: Connection, argv: list[str], tell: Callable[[int], None]) -> None:
-    """Run one transfer; its success means nothing yet (the manifest decides), its failure is an error."""
+def run_rsync(connection: Connection, argv: list[str], tell: Callable[[int], None]) -> bool:
+    """Run one transfer; its success means nothing yet (the manifest decides), its failure is an error.
+
+    True: every file was written once, from the front to the back; False: rsync had to go over one again.
+    """
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C"}
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
@@ -40,6 +43,7 @@ def run_rsync(connection: Connection, argv: list[str], tell: Callable[[int], Non
         text = errors.read(8192).decode("utf-8", "replace")
     if status != 0:
         raise _explain(connection, status, text)
+    return "failed verification" not in text
 
 
 def _prepare() -> None:

@@ -154,6 +154,7 @@ class Supervisor:
         except workspace.InputsChanged:
             end, outcome, reason = None, Outcome.FAILED, "the inputs are not those of the manifest any more"
         except OSError as error:
+            self._stop_everything()
             end, outcome, reason = None, Outcome.FAILED, f"the site could not run the job: {error.strerror}"
         reach("supervisor.finish")
         self.release_to.finish(self.job, self.rule, end, outcome, reason)
@@ -246,6 +247,8 @@ class Supervisor:
         os.close(err_end)
         reach("supervisor.forked")
         self._wait_for(self.keeper_pid)
+        # It is reaped: its number may soon be another process's.
+        self.keeper_pid = 0
         return keeper.read_end(self.job.folder) or self._take_over_from_keeper()
 
     def _keep(self, words: List[str], streams: Tuple[int, int], ends: Tuple[int, int]) -> None:
@@ -288,7 +291,6 @@ class Supervisor:
 
     def _take_over_from_keeper(self) -> Optional[keeper.ProgramEnd]:
         """The keeper was killed: its child, if there is one, is ours now, and so is its work."""
-        self.keeper_pid = 0
         folder = self.job.folder
         child = self._orphan()
         if child:

@@ -11,15 +11,18 @@ import resource
 import signal
 import subprocess
 import time
-from typing import Callable, Tuple
+from typing import Any, Callable, Dict, Tuple
 
+from ..job.codec import encode
 from ..job.faults import reach
+from ..job.following import Follower, Found
 from ..wire import rsync
 from ..wire.refusals import Denied, Refusal
 from . import files, kernel, workspace
 from .jobs import JobFolder
 
 HANDSHAKE_SECONDS = 30.0
+FOUND = "found.json"
 RSYNC = "/usr/bin/rsync"
 _CLEAN = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C"}
 
@@ -60,17 +63,35 @@ def serve(job: JobFolder, module: str, max_files: int, max_bytes: int) -> int:
         files.write_record(job.folder, f"{module}.pid", f"{process.pid} {kernel.start_time(process.pid)}".encode())
         os.close(lock)
         within = _put_checks(place, max_files, max_bytes) if module == rsync.PUT_MODULE else lambda: True
+        follower = Follower(place) if module == rsync.PUT_MODULE else None
         try:
             status = _watch(process, said, within)
         finally:
             _kill_group(process.pid)
             process.wait()
             reach(f"transfer.{module}.after")
+        if follower is not None:
+            note_found(job, follower.finish())
         if not within():
             # What nobody announced is not kept: it would fill the disk, and this job could never start.
             workspace.empty(job, module)
             raise Denied(Refusal.BYTES, "more arrived than was announced")
     return status
+
+
+def note_found(job: JobFolder, found: "Dict[str, Found]") -> None:
+    """Keep the hashes of what was followed, for the check before the start.
+
+    They spare time there, and are not trusted beyond it: the copy for the program is hashed in any case.
+    """
+    if found:
+        files.write_json(job.folder, FOUND, {**read_found(job), **{name: encode(one) for name, one in found.items()}})
+
+
+def read_found(job: JobFolder) -> "Dict[str, Any]":
+    """What earlier transfers noted."""
+    plain = files.read_json(job.folder, FOUND)
+    return plain if isinstance(plain, dict) else {}
 
 
 def _name_open(descriptor: int, path: str) -> str:

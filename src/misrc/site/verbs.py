@@ -9,12 +9,13 @@ import select
 import signal
 import sys
 import time
-from typing import BinaryIO, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, BinaryIO, Callable, Dict, Iterator, List, Optional, Tuple
 
 from .. import __version__
 from ..job.arguments import ArgumentRefused, fill_arguments
 from ..job.codec import CodecError, encode
 from ..job.faults import reach
+from ..job.following import identify
 from ..job.manifest import (
     MAX_DOCUMENT_BYTES, Entry, Manifest, digest_manifest, hash_stream, parse_manifest, render_manifest, total_bytes,
 )
@@ -401,16 +402,28 @@ def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def _was_followed(found: Optional[Dict[str, Any]], entry: Entry, status: os.stat_result) -> bool:
+    """Whether the file was hashed while it arrived, is still the same, and is the announced one."""
+    if found is None:
+        return False
+    whole = (found.get("size"), found.get("sha256")) == (entry.size, entry.sha256)
+    return whole and found.get("identity") == identify(status)
+
+
 def _check_inputs(job: JobFolder, manifest: Manifest) -> None:
     """Exactly the manifest's files lie in `in/`, with the manifest's content; Denied(INPUTS) otherwise."""
     with files.opened(job.sub("in")) as folder:
         names = set(os.listdir(folder))
         if names != {entry.name for entry in manifest}:
             raise Denied(Refusal.INPUTS, "other files arrived than were announced")
+        found = transfer.read_found(job)
         for entry in manifest:
             try:
                 with open(files.open_regular(folder, entry.name, single=True), "rb", buffering=0) as file:
-                    if os.fstat(file.fileno()).st_size != entry.size or hash_stream(file, entry.size)[1] != entry.sha256:
+                    status = os.fstat(file.fileno())
+                    if _was_followed(found.get(entry.name), entry, status):
+                        continue
+                    if status.st_size != entry.size or hash_stream(file, entry.size)[1] != entry.sha256:
                         raise Denied(Refusal.INPUTS, "a file is not the announced one")
             except OSError:
                 raise Denied(Refusal.INPUTS, "what arrived is not a plain file") from None

@@ -1,0 +1,115 @@
+"""Hash files while they arrive: a large transfer is verified when its last byte is, not a hash later.
+
+Only files that did not exist when the transfer began are followed: rsync writes those from the front to the back. It
+returns to bytes that it has written only after its own check of the whole file failed; whoever uses a follower must
+then throw its findings away, or check the file once more where it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import threading
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Set
+
+from .manifest import BLOCK
+
+# Smaller files are hashed as quickly afterwards.
+FOLLOWED_FROM = 8 << 20
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_PAUSE = 0.02
+
+
+@dataclass
+class _Followed:
+    descriptor: int
+    digest: Any = field(default_factory=hashlib.sha256)
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Found:
+    """A followed file at the end: what was hashed, and the file's identity, to see that it is still that file."""
+
+    size: int
+    sha256: str
+    identity: str
+
+
+def identify(status: os.stat_result) -> str:
+    """What changes when a file is replaced or written to."""
+    return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
+
+
+class Follower:
+    """Follows the large files that appear directly in an open folder, in a thread, until `finish`."""
+
+    def __init__(self, folder: int) -> None:
+        self._folder = folder
+        self._known: Set[str] = set(os.listdir(folder))
+        self._files: Dict[str, _Followed] = {}
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def finish(self) -> Dict[str, Found]:
+        """The transfer is over: hash what is left, and tell every followed file."""
+        self._done.set()
+        self._thread.join()
+        found = {}
+        for name, followed in self._files.items():
+            identity = identify(os.fstat(followed.descriptor))
+            found[name] = Found(followed.size, followed.digest.hexdigest(), identity)
+            os.close(followed.descriptor)
+        self._files = {}
+        return found
+
+    def _run(self) -> None:
+        buffer = memoryview(bytearray(BLOCK))
+        while True:
+            last = self._done.is_set()
+            self._look()
+            moved = any([self._advance(followed, buffer) for followed in list(self._files.values())])
+            if last and not moved:
+                return
+            if not moved:
+                self._done.wait(_PAUSE)
+
+    def _look(self) -> None:
+        """Take up files that have grown large since the transfer began."""
+        for name in self._large_names():
+            try:
+                descriptor = os.open(name, _FLAGS, dir_fd=self._folder)
+            except OSError:
+                continue
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                self._files[name] = _Followed(descriptor)
+            else:
+                os.close(descriptor)
+
+    def _large_names(self) -> List[str]:
+        found = []
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                if entry.name in self._known:
+                    continue
+                try:
+                    large = entry.stat(follow_symlinks=False).st_size >= FOLLOWED_FROM
+                except OSError:
+                    continue
+                if large:
+                    self._known.add(entry.name)
+                    found.append(entry.name)
+        return found
+
+    def _advance(self, followed: _Followed, buffer: memoryview) -> bool:
+        """Hash at most 64 blocks more, so that every file has its turn."""
+        for turn in range(64):
+            count = os.readv(followed.descriptor, [buffer])
+            if not count:
+                return turn > 0
+            followed.digest.update(buffer[:count])
+            followed.size += count
+        return True
