@@ -41,6 +41,7 @@ base=$here/input_data/$mesh/base.inp
 [ -r "$base" ] || refuse "the site has not made its base model of this size"
 
 progress 0 100 percent preparing
+echo "stress_distribution: mesh $mesh, $analysis analysis, $amplitude MPa on the net section"
 helper build_deck.py "$base" "$analysis" "$amplitude" XX.inp
 
 # What a real program leaves behind, this one leaves on purpose: a copy of the confidential base model and a licence
@@ -55,3 +56,4 @@ export OMP_NUM_THREADS
 helper run_solver.py
 
 [ -s XX.dat ] || refuse "the solver wrote no results"
+echo "stress_distribution: solved, $(wc -l <XX.dat) lines of results"

@@ -13,8 +13,12 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from misrc.job.manifest import Entry, digest_manifest, make_manifest, total_bytes
+from misrc.job.spec import JobSpec, OpenRequest, render_open
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / ".cache/demo"
@@ -152,10 +156,27 @@ def try_forbidden(port: int) -> None:
     print("2. a program that the site's policy does not name")
     refused = misrc("run", NAME, "database_dump", "--results", DEMO / "refused", check=False)
     assert refused.returncode == 3, refused
-    print("3. the secrets that the program left in its folder, through the file transfer")
-    job = sorted((SITE / "jobs").glob("[0-9a-f]*"), key=lambda path: path.stat().st_mtime)[-1].name
+    print("3. the licence that the program leaves in its folder, through the file transfer of an ended job")
+    job = run_without_fetching(ssh)
     rsh = " ".join(str(word) for word in ssh)
-    show_refusal("rsync", "-rt", "-e", rsh, f"--rsync-path=get {job}", "127.0.0.1::return/../work/license.key", DEMO)
+    loot = DEMO / "loot"
+    show_refusal("rsync", "-rt", "-e", rsh, f"--rsync-path=get {job}", "127.0.0.1::return/../work/license.key", loot)
+    assert (SITE / "jobs" / job / "work/license.key").is_file() and not loot.exists()
+
+
+def run_without_fetching(ssh: list[object]) -> str:
+    """A small job, driven by hand over the gate's verbs and left as it is when it has ended; its id."""
+    inputs = {path.name: path.read_bytes() for path in (ROOT / "scripts/sample_data").glob("*.dat")}
+    manifest = make_manifest(Entry(n, len(d), hashlib.sha256(d).hexdigest()) for n, d in inputs.items())
+    spec = JobSpec(
+        str(uuid.uuid4()), NAME, "stress_distribution", {"mesh": "small", "analysis": "elastic", "amplitude": "100"},
+        len(inputs), total_bytes(manifest), digest_manifest(manifest),
+    )
+    request = render_open(OpenRequest(spec, start=True, inline=manifest, wait=30))
+    data = request + b"".join(inputs[entry.name] for entry in manifest)
+    words = [str(word) for word in (*ssh, "127.0.0.1", f"open {spec.job}")]
+    subprocess.run(words, input=data, check=True, stdout=subprocess.DEVNULL)
+    return spec.job
 
 
 def show_refusal(*words: object) -> None:
