@@ -57,7 +57,7 @@ def _check_depth(data: bytes) -> None:
 
 def parse_json(data: bytes) -> Any:
     """Parse one strict JSON document; raises CodecError for anything else."""
-    if len(data) > 4096 and (data.count(b"[") + data.count(b"{")) > MAX_DEPTH or len(data) <= 4096:
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
         _check_depth(data)
     try:
         return json.loads(
@@ -128,30 +128,36 @@ def decode(cls: Type[T], value: Any, where: str = "") -> T:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin = typing.get_origin(hint)
-    arguments = typing.get_args(hint)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in _UNIONS:
-        if value is None and type(None) in arguments:
-            return None
-        members = [member for member in arguments if member is not type(None)]
-        return _convert(next((member for member in members if type(value) is member), members[0]), value, where)
+        return _convert_union(arguments, value, where)
     if origin is tuple:
         if not isinstance(value, list):
             raise CodecError(f"{where}: a list is needed")
         return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+    if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, dict):
             raise CodecError(f"{where}: an object is needed")
         return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return decode(hint, value, where)
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+    return value if hint is Any else _convert_plain(hint, value, where)
+
+
+def _convert_union(members: Tuple[Any, ...], value: Any, where: str) -> Any:
+    """`None`, or the member whose type the value has; the first one says what is needed otherwise."""
+    if value is None and type(None) in members:
+        return None
+    named = [member for member in members if member is not type(None)]
+    return _convert(next((member for member in named if type(value) is member), named[0]), value, where)
+
+
+def _convert_plain(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return decode(typing.cast(type, hint), value, where)
+    if issubclass(hint, enum.Enum):
         try:
             return hint(value)
         except ValueError:
             raise CodecError(f"{where}: one of {', '.join(str(m.value) for m in hint)} is needed") from None
-    if hint is Any:
-        return value
     if type(value) is int and hint is float:
         return float(value)
     if type(value) is not hint:
