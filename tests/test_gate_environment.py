@@ -128,7 +128,7 @@ def test_g99_transfers_see_none_of_it(site: Site, tmp_path: Path) -> None:
     assert not mark.exists()
 
 
-def test_g101_the_gate_runs_nothing_but_itself_for_a_refusal(site: Site, tmp_path: Path) -> None:
+def test_g145_the_gate_runs_nothing_but_itself_for_a_refusal(site: Site, tmp_path: Path) -> None:
     """A trace of `execve` over refusals of each kind shows the interpreter alone (O3); `hello` shows rsync too."""
 
     def executed(command: str, stdin: bytes = b"") -> list[str]:

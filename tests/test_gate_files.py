@@ -275,7 +275,7 @@ def test_g77_a_work_root_that_is_not_ours_serves_nobody(tmp_path: Path, how: str
 
 @pytest.mark.parametrize("names", [("A.dat", "a.dat"), ("x.dat", "X.dat/b.dat"), ("caf\u00e9.dat", "cafe\u0301.dat")])
 def test_g78_results_whose_names_collide_do_not_travel(tmp_path: Path, names: tuple[str, str]) -> None:
-    """Two results that another file system would fold together end the job as failed, with a reason: never a silent loss.
+    """Two results that another file system would fold together end the job as failed, with a reason: no silent loss.
 
     A name that is not in NFC never leaves at all, so that its neighbour can.
     """

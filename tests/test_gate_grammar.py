@@ -43,9 +43,8 @@ class Stage:
 
     def denied(self, *commands: str | bytes) -> None:
         """Each request, with U and V filled in, is refused as not in the grammar."""
-        for command in commands:
-            raw = command.encode() if isinstance(command, str) else command
-            self.oracle.denied(self.fill(raw), "E02")
+        raw = [command.encode() if isinstance(command, str) else command for command in commands]
+        self.oracle.all_denied("E02", *(self.fill(command) for command in raw))
 
     def fill(self, raw: bytes) -> bytes:
         return raw.replace(b"UU", self.u).replace(b"VV", self.v)

@@ -83,7 +83,7 @@ def test_g127_names_of_files_cannot_forge_a_record_or_stop_the_ledger(tmp_path: 
         "file:good.dat",
         "file:remote_program_exec.log",
     }
-    assert [record["count"] for record in ledger(site) if record["event"] == "withhold"] == [305]
+    assert [record["count"] for record in ledger(site) if record["event"] == "withhold"] == [306]
     assert site.people("ledger", "show").returncode == 0
     again = site.submit("names")
     assert site.wait(again).reply.state == "ended", "the ledger can still be written"

@@ -49,9 +49,9 @@ def spec(lab: Site, job: str, **changes: Any) -> dict[str, Any]:
 
 
 def open_denied(oracle: Oracle, code: str, request: bytes, job: str | None = None) -> None:
-    """`open` with this standard input is refused, and no job comes into being."""
+    """`open` with this standard input is refused, and no job comes into being. Each test ends with a legal one."""
     name = job or str(uuid.uuid4())
-    oracle.denied(f"open {name}".encode(), code, request)
+    oracle.denied(f"open {name}".encode(), code, request, follow=False)
 
 
 def spec_denied(oracle: Oracle, code: str, **changes: Any) -> None:
@@ -157,6 +157,7 @@ def test_g108_arguments_outside_their_rule_are_refused(lab: Site) -> None:
     spec_denied(oracle, "E04", arguments={"any": "x" * 200_000})
     spec_denied(oracle, "E04", arguments={"any": ["list"]})
     spec_denied(oracle, "E04", arguments={"--flag": "1"})
+    assert show(lab, any="7", cycles="12", mesh="coarse")[0] == b"<7><coarse><12>"
 
 
 @pytest.mark.parametrize(
@@ -301,7 +302,7 @@ def test_g110_no_environment_comes_from_the_spec(lab: Site) -> None:
     assert set(env) - shell == {b"PATH", b"HOME", b"TMPDIR", b"LANG", b"CALC_DIR", b"MISRC_JOB_ID", b"MISRC_PROGRESS"}
 
 
-def test_g111_undeclared_inputs_do_not_slip_in_by_a_second_open(lab: Site) -> None:
+def test_g147_undeclared_inputs_do_not_slip_in_by_a_second_open(lab: Site) -> None:
     """A name that the policy does not take is refused whether it comes along, or was put first and then opened again.
 
     Control: a declared name on the same two ways.
@@ -324,7 +325,7 @@ def test_g111_undeclared_inputs_do_not_slip_in_by_a_second_open(lab: Site) -> No
             assert lab.wait(job).reply.outcome == "succeeded"
 
 
-def test_g112_a_dry_run_starts_nothing_even_for_a_job_that_exists(lab: Site) -> None:
+def test_g148_a_dry_run_starts_nothing_even_for_a_job_that_exists(lab: Site) -> None:
     """`dry_run` only asks, also when the job was opened before and the same request wishes to start."""
     job = str(uuid.uuid4())
     request = json.loads(lab.open_request(job, "sleeper", dry_run=True))

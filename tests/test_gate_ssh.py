@@ -245,7 +245,7 @@ def test_g86_no_x11(login: Login) -> None:
         assert login.hello(option).returncode == 0
 
 
-def test_g87_no_terminal(login: Login) -> None:
+def test_g144_no_terminal(login: Login) -> None:
     """A terminal is refused, with a command and without. (This sshd, which is not root, could not give one anyhow.)"""
     for words in (["hello"], []):
         done = login.ssh(*words, options=("-tt",))
@@ -404,7 +404,7 @@ def test_g100_a_client_s_own_original_command_gains_nothing(login: Login) -> Non
     check_denied_over_ssh(login, done)
 
 
-def test_g102_a_refusal_over_ssh_shows_nothing_of_the_site(login: Login) -> None:
+def test_g146_a_refusal_over_ssh_shows_nothing_of_the_site(login: Login) -> None:
     """Standard error of a refusal is the one constant line, and says neither paths nor versions nor the input."""
     for command in ("canary-7f3a", "hello canary-7f3a", f"start {uuid.uuid4()}"):
         done = login.ssh(command)

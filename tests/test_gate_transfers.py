@@ -109,6 +109,23 @@ def test_g53_a_stalled_handshake_is_closed(rsync: Rsync) -> None:
     assert b"Traceback" not in done.stderr and rsync.received(jobs[0]) == FILES
 
 
+@pytest.mark.parametrize("descriptors", [40, 1024])
+def test_g143_more_large_files_than_descriptors(rsync: Rsync, descriptors: int) -> None:
+    """Large files are hashed while they arrive, and more of them than the process may have open are no trouble.
+
+    What was not followed, or only in part, is hashed at the start.
+    """
+    files = {f"f{number}": bytes([number]) * (9 << 20) for number in range(20)}
+    job = rsync.opened(files)
+    text = rsync.rsh.read_text()
+    rsync.rsh.write_text(text.replace("exec ", f"exec prlimit --nofile={descriptors} "))
+    done = rsync.push(job, files, "-rt", "--partial", "--inplace")
+    rsync.rsh.write_text(text)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr, done
+    assert rsync.start(job, files) == 0
+    assert rsync.site.wait(job).reply.outcome == "succeeded"
+
+
 def test_g54_paths_stay_below_the_module(oracle: Oracle, rsync: Rsync, tmp_path: Path) -> None:
     """The command takes no path, and no path in the protocol leads above the module's root or makes a folder."""
     job, other = rsync.opened(FILES), rsync.opened(FILES)
@@ -209,7 +226,7 @@ ODD = [
 
 @pytest.mark.parametrize("name", [*ODD, b"\xff\xfe"], ids=lambda name: repr(name)[:20])
 def test_g58_odd_names_are_refused_by_start(rsync: Rsync, name: str | bytes) -> None:
-    """A name that rsync lets through is created in `in/` at most, and `start` refuses it; other jobs are not touched."""
+    """A name that rsync lets through is created in `in/` at most, and `start` refuses it; others are not touched."""
     wanted = os.fsdecode(name)
     job = rsync.opened({"a.dat": b"a"})
     outside = {path for path in tree(rsync.site) if f"/{job}/" not in path}

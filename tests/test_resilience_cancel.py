@@ -197,9 +197,9 @@ def test_cancel_of_a_queued_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [0, 3])
-def test_cancel_of_a_held_job(tmp_path: Path, status: int) -> None:
+def test_cancel_of_a_held_job(site: Site, status: int) -> None:
     """What nobody released does not leave, whether the program succeeded or failed, and also not after a cancel."""
-    site = _holding_site(tmp_path, status)
+    _add_held(site, status)
     job = site.submit("held")
     eventually(lambda: site_record(site, job)["state"] == "held", what="the hold")
     assert not site.gate(f"wait {job} 0 0".encode()).sections.get("file:out.dat")
@@ -244,16 +244,14 @@ def test_many_cancels_at_once(site: Site) -> None:
 # -- held results -----------------------------------------------------------------------------------------------------
 
 
-def _holding_site(tmp_path: Path, status: int = 0) -> Site:
-    site = make_site(tmp_path / "site-host")
+def _add_held(site: Site, status: int) -> None:
     add_program(site, "held", f"echo secret > out.dat\nexit {status}\n", hold=True)
-    return site
 
 
 @pytest.mark.parametrize("refuse", [False, True])
-def test_held_results_wait_for_a_person(tmp_path: Path, refuse: bool) -> None:
+def test_held_results_wait_for_a_person(site: Site, tmp_path: Path, refuse: bool) -> None:
     """Nothing arrives before a person at the site says so; then all of it does, or none, and the call says which."""
-    site = _holding_site(tmp_path)
+    _add_held(site, 0)
     site.start_sshd()
     mint = make_mint(tmp_path / "mint", site)
     declare(mint, "held")
@@ -267,12 +265,11 @@ def test_held_results_wait_for_a_person(tmp_path: Path, refuse: bool) -> None:
     assert process.returncode == (3 if refuse else 0), errors
     assert (mint.root / "r/out.dat").exists() is not refuse
     check_site(site, job, "refused" if refuse else "succeeded")
-    site.stop_sshd()
 
 
-def test_a_failed_program_is_held_as_well(tmp_path: Path) -> None:
+def test_a_failed_program_is_held_as_well(site: Site) -> None:
     """At a program that holds, failing is no way round the person at the site; released, it has failed all the same."""
-    site = _holding_site(tmp_path, 3)
+    _add_held(site, 3)
     job = site.submit("held")
     eventually(lambda: site_record(site, job)["state"] == "held", what="the hold")
     assert not site.gate(f"wait {job} 0 0".encode()).sections.get("file:out.dat")

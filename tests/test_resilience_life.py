@@ -31,6 +31,8 @@ from resilience import (
     supervisor_pid,
 )
 
+from misrc.job.states import Outcome
+
 RUN = ("run", "test-site", "sleep", "--results", "r", "--arg")
 CALL = ("test-site", "sleep", "--results", "r", "--arg")
 
@@ -93,7 +95,7 @@ def test_a_restartable_program_starts_again(site: Site, tmp_path: Path) -> None:
     keeper = keeper_pid(site, job)
     os.kill(supervisor_pid(site, job), signal.SIGKILL)
     os.kill(keeper, signal.SIGKILL)
-    assert site.wait(job).reply.outcome.value == "succeeded"
+    assert site.wait(job).reply.outcome is Outcome.SUCCEEDED
     check_site(site, job, count=2)
     assert [line["event"] for line in site.ledger() if line.get("job") == job].count("restart") == 1
 
@@ -224,7 +226,7 @@ def test_jobs_queue_oldest_first(tmp_path: Path) -> None:
     add_program(site, "alone", f'mkdir {site.root}/alone || exit 9\nsleep 0.3\nrmdir {site.root}/alone\n')
     jobs = [site.submit("alone") for _ in range(5)]
     for job in jobs:
-        assert site.wait(job).reply.outcome.value == "succeeded"
+        assert site.wait(job).reply.outcome is Outcome.SUCCEEDED
     assert starts(site) == jobs
     for job in jobs:
         check_site(site, job)
@@ -239,9 +241,9 @@ def test_a_dead_supervisor_does_not_hold_up_the_queue(tmp_path: Path) -> None:
     assert site_record(site, forgotten)["state"] == "queued"
     os.kill(holder(site.job_file(forgotten, "supervisor.lock")), signal.SIGKILL)
     last = site.submit("noop")
-    assert site.wait(last).reply.outcome.value == "succeeded"
+    assert site.wait(last).reply.outcome is Outcome.SUCCEEDED
     assert starts(site) == [first, last]
-    assert site.wait(forgotten).reply.outcome.value == "succeeded"
+    assert site.wait(forgotten).reply.outcome is Outcome.SUCCEEDED
     for job in (first, forgotten, last):
         check_site(site, job)
 

@@ -73,7 +73,7 @@ def parse_json(data: bytes) -> Any:
 
 
 def dump_json(value: Any) -> bytes:
-    """One canonical line: sorted keys, no spaces, UTF-8, no line end; a lone surrogate (a file name's odd byte) as \\u….
+    """One canonical line: sorted keys, no spaces, UTF-8, no line end; a lone surrogate (from a file name) as \\u….
 
     Python's `backslashreplace` writes it exactly as JSON does, so that every line that is written can be read.
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import stat
 import threading
 from dataclasses import dataclass, field
@@ -50,6 +51,9 @@ class Follower:
         self._folder = folder
         self._known: Set[str] = set(os.listdir(folder))
         self._files: Dict[str, _Followed] = {}
+        self._spoilt = False
+        # Each followed file is open, and the process needs descriptors for more than that.
+        self._most = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -64,9 +68,16 @@ class Follower:
             found[name] = Found(followed.size, followed.digest.hexdigest(), identity)
             os.close(followed.descriptor)
         self._files = {}
-        return found
+        return {} if self._spoilt else found
 
     def _run(self) -> None:
+        try:
+            self._follow()
+        except OSError:
+            # A half-hashed file is worth nothing: whoever needs its hash makes it anew.
+            self._spoilt = True
+
+    def _follow(self) -> None:
         buffer = memoryview(bytearray(BLOCK))
         while True:
             last = self._done.is_set()
@@ -90,10 +101,10 @@ class Follower:
                 os.close(descriptor)
 
     def _large_names(self) -> List[str]:
-        found = []
+        found: List[str] = []
         with os.scandir(self._folder) as entries:
             for entry in entries:
-                if entry.name in self._known:
+                if entry.name in self._known or len(self._files) + len(found) >= self._most:
                     continue
                 try:
                     large = entry.stat(follow_symlinks=False).st_size >= FOLLOWED_FROM

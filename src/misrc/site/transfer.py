@@ -69,9 +69,9 @@ def serve(job: JobFolder, module: str, max_files: int, max_bytes: int) -> int:
         finally:
             _kill_group(process.pid)
             process.wait()
+            found = follower.finish() if follower is not None else {}
             reach(f"transfer.{module}.after")
-        if follower is not None:
-            note_found(job, follower.finish())
+        note_found(job, found)
         if not within():
             # What nobody announced is not kept: it would fill the disk, and this job could never start.
             workspace.empty(job, module)

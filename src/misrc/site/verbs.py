@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import select
 import signal
 import sys
 import time
-from typing import Any, BinaryIO, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Tuple
 
 from .. import __version__
 from ..job.arguments import ArgumentRefused, fill_arguments
@@ -17,7 +15,14 @@ from ..job.codec import CodecError, encode
 from ..job.faults import reach
 from ..job.following import identify
 from ..job.manifest import (
-    MAX_DOCUMENT_BYTES, Entry, Manifest, digest_manifest, hash_stream, parse_manifest, render_manifest, total_bytes,
+    MAX_DOCUMENT_BYTES,
+    Entry,
+    Manifest,
+    digest_manifest,
+    hash_stream,
+    parse_manifest,
+    render_manifest,
+    total_bytes,
 )
 from ..job.names import NameRefused, NameSet, check_input_name
 from ..job.policy import Policy, ProgramRule
@@ -25,17 +30,15 @@ from ..job.spec import MAX_INLINE_BYTES, MAX_SPEC_BYTES, JobSpec, OpenRequest, p
 from ..job.states import JobState, Outcome
 from ..wire.grammar import Command
 from ..wire.refusals import Denied, Refusal
-from ..wire.replies import FILE_PREFIX, Hello, Progress, Reply, Section, render_reply
+from ..wire.replies import FILE_PREFIX, Hello, Reply, Section, render_reply
 from . import files, jobs, keeper, supervisor, transfer, workspace
 from .jobs import JobFolder, JobRecord
 from .ledger import Ledger
-from .release import MANIFEST, RECEIPT, SIGNATURE, TAIL_BYTES, Releaser
+from .observation import Watch, read_log, read_progress
+from .release import MANIFEST, RECEIPT, SIGNATURE, Releaser
 
-LOG_CHUNK = 256 << 10
 # Room that a site keeps for records and logs when it says how much is free.
 SPACE_MARGIN = 64 << 20
-# How often a waiting connection looks whether somebody still looks after the job.
-REVIVE_SECONDS = 1.0
 # How much of a manifest goes into one ledger record.
 _RECORD_BYTES = 32 << 10
 
@@ -268,13 +271,13 @@ class Session:
             yield
 
     def _answer_after(self, job: JobFolder, seconds: int, offset: int) -> None:
-        record = _Watch(job, self.stdout, self._revive).until_final(seconds)
+        record = Watch(job, self.stdout, self._revive).until_final(seconds)
         reply, sections = self._report(job, record, offset)
         self._answer(reply, sections)
 
     def _report(self, job: JobFolder, record: JobRecord, offset: int) -> Tuple[Reply, Dict[str, bytes]]:
         sections: Dict[str, bytes] = {}
-        log, next_offset = _read_log(job, self.policy.programs.get(job.spec().program), record, offset)
+        log, next_offset = read_log(job, self.policy.programs.get(job.spec().program), record, offset)
         if log:
             sections["log"] = log
         if record.state is JobState.ENDED:
@@ -312,7 +315,7 @@ class Session:
                 # What nobody released does not leave, and `return/` is emptied of it.
                 self.releaser.finish(job, rule, end, Outcome.CANCELLED, "cancelled by MInt", nothing_leaves=True)
             self._revive(job, job.read().state)
-            _Watch(job, None, self._revive).until_final(15)
+            Watch(job, None, self._revive).until_final(15)
         self._answer(self._status(job))
 
     def _end_cancelled(self, job: JobFolder) -> None:
@@ -375,7 +378,7 @@ class Session:
         record = job.read()
         return Reply(
             state=record.state, outcome=record.outcome, reason=record.reason or None, since=record.since,
-            progress=_read_progress(job), **fields,  # type: ignore[arg-type]
+            progress=read_progress(job), **fields,  # type: ignore[arg-type]
         )
 
     exit_status = 0
@@ -427,99 +430,3 @@ def _check_inputs(job: JobFolder, manifest: Manifest) -> None:
                         raise Denied(Refusal.INPUTS, "a file is not the announced one")
             except OSError:
                 raise Denied(Refusal.INPUTS, "what arrived is not a plain file") from None
-
-
-class _Watch:
-    """Blocks until a job's program cannot run any more; progress goes out as it changes, at most once a second."""
-
-    def __init__(
-        self, job: JobFolder, stdout: Optional[BinaryIO], revive: Callable[[JobFolder, JobState], None]
-    ) -> None:
-        self._job = job
-        self._stdout = stdout
-        self._revive = revive
-        self._told: Tuple[object, ...] = ()
-        self._next = 0.0
-
-    def until_final(self, seconds: float) -> JobRecord:
-        """The record at the end of the wait; a client that has gone away ends it at once."""
-        deadline = time.monotonic() + seconds
-        poller = select.poll()
-        if self._stdout is not None:
-            poller.register(self._stdout.fileno(), 0)
-        pause, stamp, record = 0.004, (-1, -1), self._job.read()
-        looked = time.monotonic()
-        while True:
-            status = os.stat("job.json", dir_fd=self._job.folder)
-            # Two writes within one tick of the clock have the same time, but not the same file.
-            changed = (status.st_mtime_ns, status.st_ino)
-            if changed != stamp:
-                stamp, record = changed, self._job.read()
-            if time.monotonic() - looked > REVIVE_SECONDS:
-                looked = time.monotonic()
-                self._revive(self._job, record.state)
-            left = deadline - time.monotonic()
-            if record.state.final or left <= 0:
-                return record
-            self._tell(record)
-            if poller.poll(min(pause, left) * 1000 + 1):
-                raise BrokenPipeError
-            pause = min(pause * 1.25, 2.0)
-
-    def _tell(self, record: JobRecord) -> None:
-        if self._stdout is None or time.monotonic() < self._next:
-            return
-        progress = _read_progress(self._job)
-        if (record.state, progress) != self._told:
-            self._told = (record.state, progress)
-            self._next = time.monotonic() + 1.0
-            line = Reply(event="progress", state=record.state, since=record.since, progress=progress)
-            self._stdout.write(render_reply(line))
-            self._stdout.flush()
-
-
-def _read_log(job: JobFolder, rule: Optional[ProgramRule], record: JobRecord, offset: int) -> Tuple[bytes, int]:
-    """The log's next bytes as far as the policy lets them leave, and the offset after them."""
-    if rule is None or rule.logs == "none" or (rule.logs == "tail" and not record.state.final) or record.state is JobState.CLOSED:
-        return b"", offset
-    try:
-        with files.opened(job.sub("log")) as logs:
-            descriptor = files.open_regular(logs, keeper.COMBINED, single=True)
-    except OSError:
-        return b"", offset
-    with open(descriptor, "rb") as file:
-        size = os.fstat(descriptor).st_size
-        if rule.logs == "tail":
-            offset = max(offset, size - TAIL_BYTES)
-        if offset >= size:
-            return b"", offset
-        file.seek(offset)
-        data = file.read(LOG_CHUNK)
-    return data, offset + len(data)
-
-
-_PROGRESS = re.compile(rb"([0-9]{1,15}(?:\.[0-9]{1,6})?) ([0-9]{1,15}(?:\.[0-9]{1,6})?) (\S{1,16}) ?([^\n]{0,120})")
-
-
-def _read_progress(job: JobFolder) -> Optional[Progress]:
-    """The last whole line that the program wrote to MISRC_PROGRESS: `done total unit text`."""
-    try:
-        with files.opened(job.sub("log")) as logs:
-            descriptor = files.open_regular(logs, "progress", single=True)
-    except OSError:
-        return None
-    with open(descriptor, "rb") as file:
-        size = os.fstat(descriptor).st_size
-        file.seek(max(0, size - 1024))
-        lines = file.read(1024).split(b"\n")[:-1]
-    match = _PROGRESS.fullmatch(lines[-1]) if lines else None
-    if match is None:
-        return None
-    unit, text = (part.decode("utf-8", "replace") for part in (match[3], match[4]))
-    return Progress(float(match[1]), float(match[2]), _printable(unit), _printable(text))
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
