@@ -43,13 +43,21 @@ class PlainHost:
         config = root / "plain_sshd"
         config.write_text(
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {site.root}/host_key\nPidFile none\nUsePAM no\n"
-            f"StrictModes no\nAuthorizedKeysFile {keys}\nLogLevel ERROR\n", encoding="utf-8",
+            f"StrictModes no\nAuthorizedKeysFile {keys}\nLogLevel ERROR\n",
+            encoding="utf-8",
         )
         self._server = subprocess.Popen([SSHD, "-D", "-f", str(config)], stdin=subprocess.DEVNULL)
         self._site = site
         self._root = root
-        eventually(lambda: subprocess.run(["ssh", "-F", self.client(self.port), "site", "true"], check=False,
-                                          capture_output=True).returncode == 0, what="the plain sshd")
+        eventually(
+            lambda: (
+                subprocess.run(
+                    ["ssh", "-F", self.client(self.port), "site", "true"], check=False, capture_output=True
+                ).returncode
+                == 0
+            ),
+            what="the plain sshd",
+        )
 
     def client(self, port: int) -> str:
         """An ordinary ssh_config for this host through `port`."""
@@ -58,7 +66,8 @@ class PlainHost:
         known.write_text(f"[127.0.0.1]:{port} {self._site.host_key()}\n", encoding="ascii")
         path.write_text(
             f"Host site\n HostName 127.0.0.1\n Port {port}\n IdentityFile {self._site.job_key}\n"
-            f" IdentitiesOnly yes\n UserKnownHostsFile {known}\n BatchMode yes\n", encoding="utf-8",
+            f" IdentitiesOnly yes\n UserKnownHostsFile {known}\n BatchMode yes\n",
+            encoding="utf-8",
         )
         return str(path)
 
@@ -87,7 +96,11 @@ def paired(first: Callable[[], float], second: Callable[[], float], pairs: int, 
             a = first()
         if number:
             ratios.append(a / b)
-            print(f"  {label} {number}/{pairs}: {a:.3f} s against {b:.3f} s, ratio {a / b:.3f}", file=sys.stderr, flush=True)
+            print(
+                f"  {label} {number}/{pairs}: {a:.3f} s against {b:.3f} s, ratio {a / b:.3f}",
+                file=sys.stderr,
+                flush=True,
+            )
     return ratios
 
 

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from stage import Mint, PlainHost, Row, Site, make_program, median, paired, row, scene, timed
+
 from misrc.mint import execution, retrieval, staging
 from misrc.mint.connection import Connection
 from misrc.mint.jobs import InputFile, JobStore, MintJob, derive_job_id
 from misrc.mint.sites import load_site
-from stage import Mint, PlainHost, Row, Site, make_program, median, paired, row, scene, timed
 
 BIG_BYTES = 2 << 30
 SMALL_FILES, SMALL_BYTES = 10_000, 4096
@@ -132,8 +133,20 @@ class Rig:
         job = derive_job_id(f"{time.time()} {self._count}", 0)
         store = JobStore(job)
         inventory = str(self._mint.root / "inventory")
-        store.create(MintJob(job, "bench", inventory, self._site.name, program, {}, str(self._root / f"out-{job}"), len(inputs),
-                             sum(item.size for item in inputs)), inputs)
+        store.create(
+            MintJob(
+                job,
+                "bench",
+                inventory,
+                self._site.name,
+                program,
+                {},
+                str(self._root / f"out-{job}"),
+                len(inputs),
+                sum(item.size for item in inputs),
+            ),
+            inputs,
+        )
         return store
 
     def _over_connection(self, action: Callable[[Connection], None]) -> float:
@@ -159,5 +172,3 @@ class Rig:
 
         self._over_connection(act)
         shutil.rmtree(store.read().results, ignore_errors=True)
-
-

@@ -23,7 +23,7 @@ def measure(jobs: int | None) -> list[Row]:
     with scene(limits=limits) as (site, mint, root):
         # Programs block on a pipe: they cost nothing themselves.
         os.mkfifo(root / "gate-of-the-bench")
-        path = make_program(site.root / "programs/block", f'read x < {root}/gate-of-the-bench; echo done > out.dat\n')
+        path = make_program(site.root / "programs/block", f"read x < {root}/gate-of-the-bench; echo done > out.dat\n")
         site.policy["programs"]["block"] = {"path": str(path), "returns": ["**"], "logs": "none", "network": "allow"}
         site.install()
         mint.declaration["programs"]["block"] = {"inputs": {"n": "required"}, "outputs": {"out.dat": "required"}}
@@ -86,7 +86,9 @@ def _site_pids(site: Site) -> list[int]:
     assert site.sshd is not None
     found = {site.sshd.pid, *_descendants(site.sshd.pid)}
     for entry in os.listdir("/proc"):
-        if entry.isdigit() and (str(site.code) in _command(int(entry)) or str(site.root / "programs") in _command(int(entry))):
+        if entry.isdigit() and (
+            str(site.code) in _command(int(entry)) or str(site.root / "programs") in _command(int(entry))
+        ):
             found.add(int(entry))
     return sorted(found)
 

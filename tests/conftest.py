@@ -118,14 +118,25 @@ class Site:
         pyz = self.root / "misrc-site.pyz"
         if not pyz.exists():
             subprocess.run([MISRC, "site", "build", "--output", str(pyz)], check=True, stdout=subprocess.DEVNULL)
-        self.people("install", "--site", self.name, "--policy", str(self.root / "policy.json"),
-                    "--authorized-keys", str(self.root / "authorized_keys"), "--yes")
+        self.people(
+            "install",
+            "--site",
+            self.name,
+            "--policy",
+            str(self.root / "policy.json"),
+            "--authorized-keys",
+            str(self.root / "authorized_keys"),
+            "--yes",
+        )
 
     def people(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """A command for the people of the site, run from the pyz."""
         return subprocess.run(
             ["/usr/bin/python3", str(self.root / "misrc-site.pyz"), "--prefix", str(self.prefix), *words],
-            check=check, capture_output=True, text=True, env=CLEAN,
+            check=check,
+            capture_output=True,
+            text=True,
+            env=CLEAN,
         )
 
     # -- the gate -----------------------------------------------------------------------------------------------
@@ -136,7 +147,10 @@ class Site:
         return [*prefix, *faults, "gate", self.name, "key-1"]
 
     def gate(
-        self, command: bytes | None, stdin: bytes = b"", environment: Mapping[bytes, bytes] | None = None,
+        self,
+        command: bytes | None,
+        stdin: bytes = b"",
+        environment: Mapping[bytes, bytes] | None = None,
         timeout: float = 60,
     ) -> GateResult:
         """The forced command, as sshd would run it, with `command` as SSH_ORIGINAL_COMMAND (None: unset)."""
@@ -149,19 +163,36 @@ class Site:
         return GateResult(done.returncode, done.stdout, done.stderr)
 
     def open_request(
-        self, job: str, program: str = "noop", inputs: Mapping[str, bytes] | None = None, start: bool = True,
-        arguments: Mapping[str, str] | None = None, dry_run: bool = False,
+        self,
+        job: str,
+        program: str = "noop",
+        inputs: Mapping[str, bytes] | None = None,
+        start: bool = True,
+        arguments: Mapping[str, str] | None = None,
+        dry_run: bool = False,
     ) -> bytes:
         """The standard input of `open` for a job whose inputs come along."""
         files = inputs or {}
         manifest = make_manifest(Entry(n, len(d), sha256(d)) for n, d in files.items())
-        spec = JobSpec(job, self.name, program, arguments or {}, len(files), sum(map(len, files.values())),
-                       digest_manifest(manifest))
+        spec = JobSpec(
+            job,
+            self.name,
+            program,
+            arguments or {},
+            len(files),
+            sum(map(len, files.values())),
+            digest_manifest(manifest),
+        )
         request = OpenRequest(spec, start=start, inline=manifest, dry_run=dry_run)
         return render_open(request) + b"".join(files[entry.name] for entry in manifest)
 
-    def submit(self, program: str = "noop", inputs: Mapping[str, bytes] | None = None, job: str | None = None,
-               arguments: Mapping[str, str] | None = None) -> str:
+    def submit(
+        self,
+        program: str = "noop",
+        inputs: Mapping[str, bytes] | None = None,
+        job: str | None = None,
+        arguments: Mapping[str, str] | None = None,
+    ) -> str:
         """Open and start a job; its id."""
         job = job or str(uuid.uuid4())
         result = self.gate(f"open {job}".encode(), self.open_request(job, program, inputs, arguments=arguments))
@@ -215,8 +246,13 @@ class Site:
             encoding="utf-8",
         )
         with (self.root / "sshd.log").open("ab") as log:
-            self.sshd = subprocess.Popen([SSHD, "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, stdout=log,
-                                         stderr=log, start_new_session=True)
+            self.sshd = subprocess.Popen(
+                [SSHD, "-D", "-e", "-f", str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         eventually(self._listens, what="sshd's port")
         return self.port
 
@@ -266,9 +302,9 @@ def job_processes(job: str) -> list[int]:
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             with contextlib.suppress(OSError):
-                if f"MISRC_JOB_ID={job}".encode() in Path(f"/proc/{entry}/environ").read_bytes().split(b"\0"):
-                    if Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
-                        found.append(int(entry))
+                marked = f"MISRC_JOB_ID={job}".encode() in Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")
+                if marked and Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                    found.append(int(entry))
     return found
 
 
@@ -278,10 +314,13 @@ def default_policy(root: Path) -> dict[str, Any]:
     programs.mkdir(exist_ok=True)
     # Every start leaves a mark outside the job: the count of starts is the program's own word.
     counted = f'echo "$MISRC_JOB_ID" >> {root}/starts\n'
-    make_program(programs / "noop", counted + 'echo done > out.dat\n')
-    make_program(programs / "copy", counted + 'for f in *; do [ ! -e "$f" ] || cat "$f"; done > .all; mv .all out.dat; echo "args: $*"\n')
+    make_program(programs / "noop", counted + "echo done > out.dat\n")
+    make_program(
+        programs / "copy",
+        counted + 'for f in *; do [ ! -e "$f" ] || cat "$f"; done > .all; mv .all out.dat; echo "args: $*"\n',
+    )
     make_program(programs / "sleep", counted + 'echo started; sleep "$1"; echo finished > out.dat\n')
-    make_program(programs / "fail", counted + 'echo bad >&2; echo partial > out.dat; exit 3\n')
+    make_program(programs / "fail", counted + "echo bad >&2; echo partial > out.dat; exit 3\n")
     words = {"words": {"pattern": "[ -~]{0,200}", "default": "x"}}
     seconds = {"seconds": {"pattern": "[0-9]{1,4}(\\.[0-9])?", "default": "1"}}
     common = {"returns": ["**"], "withhold": ["*.key", "secret/**"], "logs": "full", "network": "allow"}
@@ -333,18 +372,36 @@ class Mint:
         (folder / f"{self.site.name}.yml").write_text(text, encoding="utf-8")
 
     def env(self) -> dict[str, str]:
-        return {**CLEAN, "MISRC_STATE": str(self.state), "MISRC_INVENTORY": str(self.root / "inventory"),
-                **self.environment}
+        return {
+            **CLEAN,
+            "MISRC_STATE": str(self.state),
+            "MISRC_INVENTORY": str(self.root / "inventory"),
+            **self.environment,
+        }
 
     def command(self, *words: str, timeout: float = 120, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run `misrc WORDS` to its end."""
-        return subprocess.run([MISRC, *words], capture_output=True, text=True, env=self.env(), timeout=timeout,
-                              cwd=cwd or self.root, check=False)
+        return subprocess.run(
+            [MISRC, *words],
+            capture_output=True,
+            text=True,
+            env=self.env(),
+            timeout=timeout,
+            cwd=cwd or self.root,
+            check=False,
+        )
 
     def spawn(self, *words: str) -> subprocess.Popen[str]:
         """Start `misrc WORDS` in a session of its own."""
-        return subprocess.Popen([MISRC, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                env=self.env(), cwd=self.root, start_new_session=True)
+        return subprocess.Popen(
+            [MISRC, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.env(),
+            cwd=self.root,
+            start_new_session=True,
+        )
 
     def file(self, name: str, data: bytes) -> str:
         path = self.root / "inputs" / name
@@ -365,16 +422,26 @@ def make_mint(root: Path, site: Site, port: int | None = None, **changes: Any) -
     """MInt's side for a site whose sshd runs (or for a relay's `port`)."""
     root.mkdir(parents=True, exist_ok=True)
     declaration: dict[str, Any] = {
-        "id": site.name, "method": "ssh", "address": "127.0.0.1", "port": site.port if port is None else port,
+        "id": site.name,
+        "method": "ssh",
+        "address": "127.0.0.1",
+        "port": site.port if port is None else port,
         "user": os.environ.get("USER") or subprocess.check_output(["id", "-un"], text=True).strip(),
-        "host_keys": [site.host_key()], "contacts": {"site": "admin@site.example", "mint": "ops@mint.example"},
+        "host_keys": [site.host_key()],
+        "contacts": {"site": "admin@site.example", "mint": "ops@mint.example"},
         "retry": {"count": 20, "interval": 0.3},
         "programs": {
             "noop": {"inputs": {"*": "optional"}, "outputs": {"out.dat": "required"}},
-            "copy": {"inputs": {"*": "optional"}, "outputs": {"out.dat": "required"},
-                     "arguments": {"words": {"pattern": "[ -~]{0,200}", "default": "x"}}},
-            "sleep": {"inputs": {"*": "optional"}, "outputs": {"out.dat": "required"},
-                      "arguments": {"seconds": {"pattern": "[0-9]{1,4}(\\.[0-9])?", "default": "1"}}},
+            "copy": {
+                "inputs": {"*": "optional"},
+                "outputs": {"out.dat": "required"},
+                "arguments": {"words": {"pattern": "[ -~]{0,200}", "default": "x"}},
+            },
+            "sleep": {
+                "inputs": {"*": "optional"},
+                "outputs": {"out.dat": "required"},
+                "arguments": {"seconds": {"pattern": "[0-9]{1,4}(\\.[0-9])?", "default": "1"}},
+            },
             "fail": {"outputs": {"out.dat": "optional"}},
         },
         **changes,
@@ -421,4 +488,4 @@ def faulty_site(tmp_path: Path) -> Iterator[Site]:
     made.stop_sshd()
 
 
-__all__ = ["Site", "Mint", "eventually", "make_mint", "make_site", "render_manifest", "sha256"]
+__all__ = ["Mint", "Site", "eventually", "make_mint", "make_site", "render_manifest", "sha256"]

@@ -185,7 +185,11 @@ class Relay:
                 room.clear()
 
     async def _empty(
-        self, name: str, writer: asyncio.StreamWriter, queue: deque[tuple[float, bytes]], ready: asyncio.Event,
+        self,
+        name: str,
+        writer: asyncio.StreamWriter,
+        queue: deque[tuple[float, bytes]],
+        ready: asyncio.Event,
         room: asyncio.Event,
     ) -> None:
         while True:

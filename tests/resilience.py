@@ -30,7 +30,9 @@ def add_program(site: Site, name: str, body: str, **rule: Any) -> None:
 def declare(mint: Mint, name: str, outputs: dict[str, str] | None = None) -> None:
     """MInt's side of `add_program`."""
     mint.declaration["programs"][name] = {
-        "inputs": {"*": "optional"}, "arguments": SECONDS, "outputs": outputs or {"out.dat": "required"},
+        "inputs": {"*": "optional"},
+        "arguments": SECONDS,
+        "outputs": outputs or {"out.dat": "required"},
     }
     mint.declare()
 

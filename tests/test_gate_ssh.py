@@ -275,9 +275,9 @@ def test_g88_no_sftp_and_no_scp(login: Login, tmp_path: Path) -> None:
     ]
     assert all(done.returncode != 0 for done in attempts) and not target.exists()
     records = ledger(login.site)[len(old.ledger) :]
-    assert len(records) == 6 and {record["reason"] for record in records} == {
-        "E02"
-    }, "an unknown subsystem ends at sshd"
+    assert len(records) == 6 and {record["reason"] for record in records} == {"E02"}, (
+        "an unknown subsystem ends at sshd"
+    )
     assert sum(SFTP_SERVER in record["input"] for record in records) == 4
     assert tree(login.site) == old.tree
     login.works()

@@ -34,7 +34,7 @@ ALLOWED = {
 
 def room_of(module: str) -> str:
     """`misrc.site.gate` → `site`; the package itself → ``."""
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 def imports_of(path: Path, module: str) -> Iterator[str]:
@@ -70,10 +70,13 @@ def violations(path: Path, module: str) -> list[str]:
 
 def test_rooms_import_only_what_they_may() -> None:
     """`job` imports nothing of ours, `wire` only `job`, and so on; nothing imports `cli`."""
-    assert [] == [text for path, module in modules() for text in violations(path, module)]
+    assert [text for path, module in modules() for text in violations(path, module)] == []
 
 
-@pytest.mark.parametrize("line", ["from ..site import gate", "from misrc import site", "import misrc.site.gate", "from misrc.cli import main"])
+@pytest.mark.parametrize(
+    "line",
+    ["from ..site import gate", "from misrc import site", "import misrc.site.gate", "from misrc.cli import main"],
+)
 def test_the_layering_check_sees_every_form_of_import(tmp_path: Path, line: str) -> None:
     """Positive control: each way to write a forbidden import is found."""
     path = tmp_path / "spy.py"
@@ -83,7 +86,7 @@ def test_the_layering_check_sees_every_form_of_import(tmp_path: Path, line: str)
 
 def test_no_file_is_longer_than_one_room() -> None:
     """No module has more than 500 lines."""
-    assert [] == [module for path, module in modules() if len(path.read_text(encoding="utf-8").splitlines()) > 500]
+    assert [module for path, module in modules() if len(path.read_text(encoding="utf-8").splitlines()) > 500] == []
 
 
 def test_the_site_needs_nothing_but_the_standard_library() -> None:
@@ -107,14 +110,23 @@ def test_the_pyz_is_reproducible_and_runs(tmp_path: Path) -> None:
     path = tmp_path / "misrc-site.pyz"
     digest = zipapp.write(path)
     assert len(digest) == 64
-    done = subprocess.run(["/usr/bin/python3", "-I", "-S", str(path), "--version"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["/usr/bin/python3", "-I", "-S", str(path), "--version"], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == misrc.__version__
 
 
 def test_the_wheel_brings_the_collection_along() -> None:
     """Playbook and plugins lie beside the installed package, so that misrc works outside a checkout."""
     collection = PACKAGE / "collection/ansible_collections/misrc/remote"
-    for name in ("playbooks/run.yml", "plugins/action/stage.py", "plugins/action/execute.py", "plugins/action/retrieve.py", "galaxy.yml", "meta/runtime.yml"):
+    for name in (
+        "playbooks/run.yml",
+        "plugins/action/stage.py",
+        "plugins/action/execute.py",
+        "plugins/action/retrieve.py",
+        "galaxy.yml",
+        "meta/runtime.yml",
+    ):
         assert (collection / name).is_file(), name
     assert "site-packages" in str(PACKAGE), "the tests use the installed wheel, not the source tree"
 

@@ -45,8 +45,23 @@ def test_canonical_json_reads_back(value: Any) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{", b'{"a":1,"a":2}', b"NaN", b"[Infinity]", b"-Infinity", b"1" * 40, b"[" * 100 + b"]" * 100, b"[" * 200_000,
-     b"\xef\xbb\xbf{}", "{}".encode("utf-16"), b'"\xff"', b"{'a':1}", b"{}x", b'{"a":' * 50 + b"1" + b"}" * 50],
+    [
+        b"",
+        b"{",
+        b'{"a":1,"a":2}',
+        b"NaN",
+        b"[Infinity]",
+        b"-Infinity",
+        b"1" * 40,
+        b"[" * 100 + b"]" * 100,
+        b"[" * 200_000,
+        b"\xef\xbb\xbf{}",
+        "{}".encode("utf-16"),
+        b'"\xff"',
+        b"{'a':1}",
+        b"{}x",
+        b'{"a":' * 50 + b"1" + b"}" * 50,
+    ],
 )
 def test_g109_h36_json_that_is_not_strict_is_refused(data: bytes) -> None:
     """Duplicate keys, NaN, long integers, deep nesting, BOM, UTF-16 and broken UTF-8 are refused, not repaired."""
@@ -58,7 +73,16 @@ def test_decode_refuses_unknown_keys_missing_keys_and_wrong_types() -> None:
     """A dataclass takes exactly its own keys and types; a bool is not a number."""
     good = {"name": "a", "size": 1, "sha256": "0" * 64}
     assert decode(Entry, good) == Entry("a", 1, "0" * 64)
-    for bad in ({**good, "mode": 1}, {"name": "a"}, {**good, "size": True}, {**good, "size": "1"}, {**good, "size": -1}, [], None, 3):
+    for bad in (
+        {**good, "mode": 1},
+        {"name": "a"},
+        {**good, "size": True},
+        {**good, "size": "1"},
+        {**good, "size": -1},
+        [],
+        None,
+        3,
+    ):
         with pytest.raises(CodecError):
             decode(Entry, bad)
 
@@ -78,14 +102,53 @@ def test_a_name_that_is_taken_is_safe_everywhere(name: str) -> None:
     assert all(ord(c) >= 32 and ord(c) != 127 for c in name)
 
 
-@pytest.mark.parametrize("name", ["XX.dat", "reduction_area.dat", "計算標準出力.txt", "応力分布データ.dat", "a", "A-b_c.1", "x" * 255, "a b.txt", "a+b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "XX.dat",
+        "reduction_area.dat",
+        "計算標準出力.txt",
+        "応力分布データ.dat",
+        "a",
+        "A-b_c.1",
+        "x" * 255,
+        "a b.txt",
+        "a+b",
+    ],
+)
 def test_ordinary_names_are_taken(name: str) -> None:
     """Positive control: ordinary English and Japanese names travel."""
     check_input_name(name)
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "/x", "a/b", "-rf", ".ssh", "~root", "a\nb", "a\x1b[31mb", "a\0", "CON", "com1.txt", "x" * 256,
-                                  "a ", "a.", "a:b", "a*", "か\u3099", "a\u202eb", "a\u200bb", "a\ud800"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "../x",
+        "/x",
+        "a/b",
+        "-rf",
+        ".ssh",
+        "~root",
+        "a\nb",
+        "a\x1b[31mb",
+        "a\0",
+        "CON",
+        "com1.txt",
+        "x" * 256,
+        "a ",
+        "a.",
+        "a:b",
+        "a*",
+        "か\u3099",
+        "a\u202eb",
+        "a\u200bb",
+        "a\ud800",
+    ],
+)
 def test_p01_unsafe_names_are_refused(name: str) -> None:
     """Paths, hidden names, options, control and invisible characters, reserved and decomposed names are refused."""
     with pytest.raises(NameRefused):
@@ -102,8 +165,14 @@ def test_p02_names_that_fall_together_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("pattern", "inside", "outside"),
-    [("**", ["a", "a/b"], []), ("*.dat", ["x.dat"], ["a/x.dat", "x.dat.key"]), ("secret/**", ["secret/a", "secret/b/c"], ["secret", "x/secret/a"]),
-     ("**/*.key", ["a.key", "b/c.key"], ["a.keys"]), ("?", ["a"], ["ab", "/"]), ("a.b", ["a.b"], ["axb"])],
+    [
+        ("**", ["a", "a/b"], []),
+        ("*.dat", ["x.dat"], ["a/x.dat", "x.dat.key"]),
+        ("secret/**", ["secret/a", "secret/b/c"], ["secret", "x/secret/a"]),
+        ("**/*.key", ["a.key", "b/c.key"], ["a.keys"]),
+        ("?", ["a"], ["ab", "/"]),
+        ("a.b", ["a.b"], ["axb"]),
+    ],
 )
 def test_globs_mean_what_people_expect(pattern: str, inside: list[str], outside: list[str]) -> None:
     """`*` stays within one folder, `**` crosses folders, everything else is literal."""
@@ -112,16 +181,20 @@ def test_globs_mean_what_people_expect(pattern: str, inside: list[str], outside:
     assert not any(name in chosen for name in outside)
 
 
-entries = st.builds(Entry, st.text(alphabet="abcdefghij計算.-_", min_size=1, max_size=12).filter(lambda n: _legal(n)), st.integers(0, 10**15),
-                    st.text(alphabet="0123456789abcdef", min_size=64, max_size=64))
-
-
 def _legal(name: str) -> bool:
     try:
         check_result_name(name)
     except NameRefused:
         return False
     return True
+
+
+entries = st.builds(
+    Entry,
+    st.text(alphabet="abcdefghij計算.-_", min_size=1, max_size=12).filter(_legal),
+    st.integers(0, 10**15),
+    st.text(alphabet="0123456789abcdef", min_size=64, max_size=64),
+)
 
 
 @given(st.lists(entries, max_size=20, unique_by=lambda e: e.name))
@@ -139,8 +212,16 @@ def test_m08_a_hostile_manifest_is_refused() -> None:
     good = render_manifest(make_manifest([Entry("a", 1, "0" * 64), Entry("b", 2, "1" * 64)]))
     assert len(parse_manifest(good, check_result_name, 2)) == 2
     first, second = good.splitlines(keepends=True)
-    for bad in (second + first, first + first, good[:-1], good.replace(b'"a"', b'"../a"'), good.replace(b'"size":1', b'"size":01'),
-                good.replace(b'"size":1', b'"size": 1'), good.replace(b"}", b',"x":1}'), good.replace(b"0000", b"000G", 1)):
+    for bad in (
+        second + first,
+        first + first,
+        good[:-1],
+        good.replace(b'"a"', b'"../a"'),
+        good.replace(b'"size":1', b'"size":01'),
+        good.replace(b'"size":1', b'"size": 1'),
+        good.replace(b"}", b',"x":1}'),
+        good.replace(b"0000", b"000G", 1),
+    ):
         with pytest.raises(CodecError):
             parse_manifest(bad, check_result_name, 2)
     with pytest.raises(CodecError):
@@ -154,18 +235,37 @@ def test_open_carries_what_it_announces() -> None:
     request = OpenRequest(spec, start=True, inline=(entry,), wait=5)
     assert parse_open(render_open(request)[:-1]) == request
     plain_request = json.loads(render_open(request))
-    for change in ({"inline": []}, {"inline": None}, {"wait": 31}, {"wait": -1}, {"extra": 1}, {"spec": {**plain_request["spec"], "bytes": 4}},
-                   {"spec": {**plain_request["spec"], "job": JOB.upper()}}, {"spec": {**plain_request["spec"], "program": "No"}}):
+    for change in (
+        {"inline": []},
+        {"inline": None},
+        {"wait": 31},
+        {"wait": -1},
+        {"extra": 1},
+        {"spec": {**plain_request["spec"], "bytes": 4}},
+        {"spec": {**plain_request["spec"], "job": JOB.upper()}},
+        {"spec": {**plain_request["spec"], "program": "No"}},
+    ):
         with pytest.raises((CodecError, ValueError)):
             parse_open(json.dumps({**plain_request, **change}).encode())
 
 
 def test_g108_arguments_reach_the_program_only_if_declared() -> None:
     """Choices and whole-value patterns; declared order; unknown, missing and near-miss values are refused."""
-    rules = {"mesh": ArgumentRule(choices=("coarse", "fine"), default="coarse"), "cycles": ArgumentRule(pattern="[0-9]{1,6}")}
+    rules = {
+        "mesh": ArgumentRule(choices=("coarse", "fine"), default="coarse"),
+        "cycles": ArgumentRule(pattern="[0-9]{1,6}"),
+    }
     assert list(fill_arguments(rules, {"cycles": "10"}).items()) == [("mesh", "coarse"), ("cycles", "10")]
-    for bad in ({}, {"cycles": "10\n"}, {"cycles": "-1"}, {"cycles": "1;id"}, {"cycles": "1", "x": "1"}, {"cycles": "1", "mesh": "Fine"},
-                {"cycles": "1" * 5000}, {"cycles": "1\0"}):
+    for bad in (
+        {},
+        {"cycles": "10\n"},
+        {"cycles": "-1"},
+        {"cycles": "1;id"},
+        {"cycles": "1", "x": "1"},
+        {"cycles": "1", "mesh": "Fine"},
+        {"cycles": "1" * 5000},
+        {"cycles": "1\0"},
+    ):
         with pytest.raises(ArgumentRefused):
             fill_arguments(rules, bad)
     with pytest.raises(ValueError, match="either"):
@@ -205,7 +305,10 @@ TestStateWalk = StateWalk.TestCase
 TestStateWalk.settings = settings(max_examples=30, stateful_step_count=20)
 
 
-@given(st.lists(st.dictionaries(st.sampled_from(["event", "note"]), st.text(max_size=10)), min_size=1, max_size=8), st.data())
+@given(
+    st.lists(st.dictionaries(st.sampled_from(["event", "note"]), st.text(max_size=10)), min_size=1, max_size=8),
+    st.data(),
+)
 def test_g127_the_chain_shows_every_change(fields: list[dict[str, str]], data: st.DataObject) -> None:
     """An unchanged ledger verifies; one byte changed, a line dropped, doubled or moved, or a cut tail does not."""
     last, lines = Checkpoint(-1, GENESIS), []
@@ -237,12 +340,26 @@ def make_key(folder: Path, kind: str = "ed25519") -> str:
 def test_e05_e07_an_authorized_keys_line_never_needs_quoting(tmp_path: Path) -> None:
     """A whole key becomes one line that ssh-keygen reads; options, second lines, other types and quotes are refused."""
     key = make_key(tmp_path)
-    line = render_line("/usr/bin/python3 -I -S /x/current gate site-a key-1", key, "key-1", ["203.0.113.7", "2001:db8::/32"], "2027-03-31")
+    line = render_line(
+        "/usr/bin/python3 -I -S /x/current gate site-a key-1",
+        key,
+        "key-1",
+        ["203.0.113.7", "2001:db8::/32"],
+        "2027-03-31",
+    )
     assert line.startswith('restrict,from="203.0.113.7/32,2001:db8::/32",expiry-time="20270331235959",command="')
     (tmp_path / "line").write_text(line + "\n", encoding="ascii")
     subprocess.run(["ssh-keygen", "-l", "-f", str(tmp_path / "line")], check=True, stdout=subprocess.DEVNULL)
     rsa = make_key(tmp_path, "rsa")
-    for bad in (key + "\n" + key, 'command="x" ' + key, rsa, key[:-30], "ssh-ed25519", "ssh-ed25519 !!!!", key.replace("AAAA", "AAAB", 1)):
+    for bad in (
+        key + "\n" + key,
+        'command="x" ' + key,
+        rsa,
+        key[:-30],
+        "ssh-ed25519",
+        "ssh-ed25519 !!!!",
+        key.replace("AAAA", "AAAB", 1),
+    ):
         with pytest.raises(ValueError):
             parse_public_key(bad)
     for command in ('x" no-pty', "x\ny", "x'y", "x;y", "x$y"):
@@ -290,10 +407,19 @@ def test_g129_a_policy_is_strict_and_nothing_leaves_by_default() -> None:
     assert encode(policy)["keep_days"] == 30
     program = POLICY["programs"]["p"]
     for bad in (
-        {**POLICY, "x": 1}, {**POLICY, "work_root": "jobs"}, {**POLICY, "programs": {"p": {"path": "/opt/p"}}}, {**POLICY, "batch": "slurm"},
-        {**POLICY, "install": "root"}, {**POLICY, "require_signature": ["k"]}, {**POLICY, "windows": ["x"]}, {**POLICY, "limits": {"jobs": 0}},
-        {**POLICY, "limits": {"jobs_per_day": 3}}, {**POLICY, "programs": {"P!": program}}, {**POLICY, "programs": {"p": {**program, "path": "p"}}},
-        {**POLICY, "programs": {"p": {**program, "logs": "some"}}}, {**POLICY, "programs": {"p": {**program, "sha256": "x"}}},
+        {**POLICY, "x": 1},
+        {**POLICY, "work_root": "jobs"},
+        {**POLICY, "programs": {"p": {"path": "/opt/p"}}},
+        {**POLICY, "batch": "slurm"},
+        {**POLICY, "install": "root"},
+        {**POLICY, "require_signature": ["k"]},
+        {**POLICY, "windows": ["x"]},
+        {**POLICY, "limits": {"jobs": 0}},
+        {**POLICY, "limits": {"jobs_per_day": 3}},
+        {**POLICY, "programs": {"P!": program}},
+        {**POLICY, "programs": {"p": {**program, "path": "p"}}},
+        {**POLICY, "programs": {"p": {**program, "logs": "some"}}},
+        {**POLICY, "programs": {"p": {**program, "sha256": "x"}}},
     ):
         with pytest.raises((CodecError, ValueError)):
             parse_policy(json.dumps(bad).encode())

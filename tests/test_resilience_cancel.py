@@ -231,8 +231,9 @@ def test_many_cancels_at_once(site: Site) -> None:
     job = site.submit("sleep", arguments={"seconds": "300"})
     started(site)
     answers = []
-    threads = [threading.Thread(target=lambda: answers.append(site.gate(f"cancel {job}".encode()).reply))
-               for _ in range(12)]
+    threads = [
+        threading.Thread(target=lambda: answers.append(site.gate(f"cancel {job}".encode()).reply)) for _ in range(12)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -366,4 +367,3 @@ def test_inputs_do_not_fit(small_disk: Site) -> None:
     refused = small_disk.gate(f"open {job}".encode(), render_open(OpenRequest(spec)))
     assert refused.reply.refused == "E23"
     assert not (small_disk.root / "inside" / job).exists()
-

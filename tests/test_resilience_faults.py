@@ -293,9 +293,8 @@ def test_no_fault_point_is_missed(struck_mint: Mint) -> None:
     for path in (ROOT / "src/misrc").rglob("*.py"):
         named |= set(re.findall(r"\breach\(f?\"([^\"]+)\"\)", path.read_text(encoding="utf-8")))
     missed = {
-        name for name in named
+        name
+        for name in named
         if not any(re.fullmatch(re.sub(r"\\\{.*?\\\}", ".+", re.escape(name)), point) for point in seen)
     }
     assert len(named) > 25 and not missed
-
-

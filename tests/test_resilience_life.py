@@ -223,7 +223,7 @@ def test_identical_calls_share_one_job(mint: Mint, site: Site) -> None:
 def test_jobs_queue_oldest_first(tmp_path: Path) -> None:
     """With `limits.jobs: 1` five jobs run one at a time, in the order in which they came."""
     site = make_site(tmp_path / "site-host", {"limits": {"jobs": 1, "waiting": 10}})
-    add_program(site, "alone", f'mkdir {site.root}/alone || exit 9\nsleep 0.3\nrmdir {site.root}/alone\n')
+    add_program(site, "alone", f"mkdir {site.root}/alone || exit 9\nsleep 0.3\nrmdir {site.root}/alone\n")
     jobs = [site.submit("alone") for _ in range(5)]
     for job in jobs:
         assert site.wait(job).reply.outcome is Outcome.SUCCEEDED

@@ -10,7 +10,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from conftest import MISRC, Mint, Site, make_mint, sha256
 
 
@@ -25,8 +24,19 @@ def one_line(text: str) -> str:
 def test_a_job_goes_the_whole_way(mint: Mint, site: Site) -> None:
     """Inputs arrive, the program runs once with its argument, results and log come back verified, the job is closed."""
     path = mint.file("input.dat", b"hello\n")
-    done = mint.command("run", site.name, "copy", "--in", f"input.dat={path}", "--arg", "words=a b;$(id)",
-                        "--results", "out", "--out", f"out.dat={mint.root}/elsewhere/copy.dat")
+    done = mint.command(
+        "run",
+        site.name,
+        "copy",
+        "--in",
+        f"input.dat={path}",
+        "--arg",
+        "words=a b;$(id)",
+        "--results",
+        "out",
+        "--out",
+        f"out.dat={mint.root}/elsewhere/copy.dat",
+    )
     assert done.returncode == 0, done.stderr
     assert (mint.root / "out/out.dat").read_bytes() == b"hello\n"
     assert (mint.root / "elsewhere/copy.dat").read_bytes() == b"hello\n"
@@ -84,15 +94,33 @@ def test_many_large_and_renamed_inputs_go_by_rsync(mint: Mint, site: Site, tmp_p
     os.symlink(big, tmp_path / "link.bin")
     listing = tmp_path / "list"
     small = [mint.file(f"s{n}", str(n).encode()) for n in range(150)]
-    listing.write_text("".join(f"{Path(p).name}={p}\n" for p in small) + f"link.bin={tmp_path}/link.bin\n", encoding="utf-8")
-    done = mint.command("run", site.name, "copy", "--in", f"大きい.bin={big}", "--in", f"empty={mint.file('e', b'')}",
-                        "--in-list", str(listing), "--results", "out")
+    listing.write_text(
+        "".join(f"{Path(p).name}={p}\n" for p in small) + f"link.bin={tmp_path}/link.bin\n", encoding="utf-8"
+    )
+    done = mint.command(
+        "run",
+        site.name,
+        "copy",
+        "--in",
+        f"大きい.bin={big}",
+        "--in",
+        f"empty={mint.file('e', b'')}",
+        "--in-list",
+        str(listing),
+        "--results",
+        "out",
+    )
     assert done.returncode == 0, done.stderr
     names = sorted([Path(p).name for p in small] + ["empty", "link.bin", "大きい.bin"], key=lambda n: n.encode())
     content = {Path(p).name: Path(p).read_bytes() for p in small}
     content |= {"empty": b"", "link.bin": Path(big).read_bytes(), "大きい.bin": Path(big).read_bytes()}
-    done_in_order = subprocess.run(["sh", "-c", "printf '%s\\n' \"$@\" | sort", "x", *names], capture_output=True, text=True,
-                                   check=True, env={"LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"}).stdout.splitlines()
+    done_in_order = subprocess.run(
+        ["sh", "-c", "printf '%s\\n' \"$@\" | sort", "x", *names],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"},
+    ).stdout.splitlines()
     got = (mint.root / "out/out.dat").read_bytes()
     assert len(got) == sum(map(len, content.values()))
     assert sha256(bytes(sorted(got))) == sha256(bytes(sorted(b"".join(content[n] for n in done_in_order))))
@@ -122,6 +150,13 @@ BAD = [
 ]
 
 
+def fill(word: str, values: dict[str, str]) -> str:
+    """A word of a test case with its placeholders replaced."""
+    for name, value in values.items():
+        word = value if word == name else word.replace(f"={name}", f"={value}")
+    return word
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> object:
     """A site whose policy allows less than MInt's interface says."""
@@ -144,15 +179,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> object:
     site.stop_sshd()
 
 
-@pytest.mark.parametrize(("words", "status", "hint"), BAD, ids=lambda value: " ".join(value) if isinstance(value, tuple) else None)
-def test_bad_input_is_one_line_and_leaves_nothing(world: tuple[Site, Mint, dict[str, str]], words: tuple[str, ...], status: int, hint: str) -> None:
+@pytest.mark.parametrize(
+    ("words", "status", "hint"), BAD, ids=lambda value: " ".join(value) if isinstance(value, tuple) else None
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    world: tuple[Site, Mint, dict[str, str]], words: tuple[str, ...], status: int, hint: str
+) -> None:
     """One line that names the thing, the right exit code, nothing half-made on either side, no process left."""
     site, mint, values = world
     filled = []
     for word in words:
-        for name, value in values.items():
-            word = value if word == name else word.replace(f"={name}", f"={value}")
-        filled.append(word)
+        filled.append(fill(word, values))
     before = sorted(site.work_root.rglob("*"))
     done = mint.command(*filled)
     assert done.returncode == status, done.stderr
@@ -165,8 +202,16 @@ def test_bad_input_is_one_line_and_leaves_nothing(world: tuple[Site, Mint, dict[
 def test_the_positive_control_of_the_bad_inputs(world: tuple[Site, Mint, dict[str, str]]) -> None:
     """The same site takes the same calls without the mistake."""
     site, mint, values = world
-    assert mint.command("run", site.name, "noop", "--in", f"a={values['GOOD']}", "--results", "control", "--dry-run").returncode == 0
-    assert mint.command("run", site.name, "strict", "--arg", "level=2", "--results", "control", "--dry-run").returncode == 0
+    assert (
+        mint.command(
+            "run", site.name, "noop", "--in", f"a={values['GOOD']}", "--results", "control", "--dry-run"
+        ).returncode
+        == 0
+    )
+    assert (
+        mint.command("run", site.name, "strict", "--arg", "level=2", "--results", "control", "--dry-run").returncode
+        == 0
+    )
 
 
 def test_an_expired_agreement_takes_no_new_job(mint: Mint, site: Site) -> None:
@@ -178,12 +223,24 @@ def test_an_expired_agreement_takes_no_new_job(mint: Mint, site: Site) -> None:
 
 @pytest.mark.parametrize(
     ("change", "place"),
-    [({"unknown_key": 1}, "unknown_key"), ({"host_keys": []}, "host_keys"), ({"host_keys": ["ssh-rsa AAAA"]}, "host_keys"), ({"port": 70000}, "port"),
-     ({"user": "root"}, "user"), ({"user": "-oProxyCommand=x"}, "user"), ({"address": "a b"}, "address"), ({"address": "-x"}, "address"),
-     ({"id": "Bad Id"}, "id"), ({"method": "ftp"}, "method"), ({"give_up_after": "soon"}, "give_up_after"),
-     ({"programs": {"p": {"inputs": {"../x": "required"}}}}, "inputs")],
+    [
+        ({"unknown_key": 1}, "unknown_key"),
+        ({"host_keys": []}, "host_keys"),
+        ({"host_keys": ["ssh-rsa AAAA"]}, "host_keys"),
+        ({"port": 70000}, "port"),
+        ({"user": "root"}, "user"),
+        ({"user": "-oProxyCommand=x"}, "user"),
+        ({"address": "a b"}, "address"),
+        ({"address": "-x"}, "address"),
+        ({"id": "Bad Id"}, "id"),
+        ({"method": "ftp"}, "method"),
+        ({"give_up_after": "soon"}, "give_up_after"),
+        ({"programs": {"p": {"inputs": {"../x": "required"}}}}, "inputs"),
+    ],
 )
-def test_a_wrong_declaration_names_file_key_and_reason(mint: Mint, site: Site, change: dict[str, object], place: str) -> None:
+def test_a_wrong_declaration_names_file_key_and_reason(
+    mint: Mint, site: Site, change: dict[str, object], place: str
+) -> None:
     """Unknown keys, unpinned hosts, values that would need quoting: refused with the file and the key."""
     wrong = make_mint(mint.root / "wrong", site, **change)
     done = wrong.command("run", site.name, "noop")
@@ -196,7 +253,7 @@ def test_two_files_for_one_site_are_refused(mint: Mint, site: Site) -> None:
     folder = mint.root / "inventory/host_vars"
     (folder / "other.yml").write_bytes((folder / f"{site.name}.yml").read_bytes())
     done = mint.command("run", site.name, "noop")
-    assert done.returncode == 2 and "other.yml" in one_line(done.stderr) or f"{site.name}.yml" in done.stderr
+    assert (done.returncode == 2 and "other.yml" in one_line(done.stderr)) or f"{site.name}.yml" in done.stderr
 
 
 def test_everything_speaks_json(mint: Mint, site: Site) -> None:
@@ -205,7 +262,14 @@ def test_everything_speaks_json(mint: Mint, site: Site) -> None:
     assert dry["accepted"] is True
     record = json.loads(mint.command("run", site.name, "noop", "--results", "out", "--json").stdout)
     assert record["outcome"] == "succeeded" and record["delivered"] == ["out.dat", "remote_program_exec.log"]
-    for command in (("jobs",), ("status", record["job"]), ("logs", record["job"]), ("cancel", record["job"]), ("fetch", record["job"]), ("tend",)):
+    for command in (
+        ("jobs",),
+        ("status", record["job"]),
+        ("logs", record["job"]),
+        ("cancel", record["job"]),
+        ("fetch", record["job"]),
+        ("tend",),
+    ):
         done = mint.command(*command, "--json")
         assert done.returncode == 0, (command, done.stderr)
         for line in done.stdout.splitlines():
@@ -227,15 +291,20 @@ def test_logs_follow_until_the_end(mint: Mint, site: Site) -> None:
     (job,) = set(mint.starts())
     followed = mint.command("logs", "-f", job)
     assert followed.returncode == 0 and followed.stdout == "started\n"
-    out, err = running.communicate(timeout=60)
+    _, err = running.communicate(timeout=60)
     assert running.returncode == 0, err
 
 
 def test_a_terminal_gets_a_bar(mint: Mint, site: Site) -> None:
     """On a terminal state and time are drawn; nothing of it reaches standard output."""
     master, slave = pty.openpty()
-    process = subprocess.Popen([MISRC, "run", site.name, "sleep", "--arg", "seconds=2", "--results", "out"], stdout=subprocess.PIPE,
-                               stderr=slave, env={**mint.env(), "TERM": "xterm"}, cwd=mint.root)
+    process = subprocess.Popen(
+        [MISRC, "run", site.name, "sleep", "--arg", "seconds=2", "--results", "out"],
+        stdout=subprocess.PIPE,
+        stderr=slave,
+        env={**mint.env(), "TERM": "xterm"},
+        cwd=mint.root,
+    )
     os.close(slave)
     shown = b""
     try:

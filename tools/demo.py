@@ -79,8 +79,12 @@ def can_leave_network() -> bool:
 def write_declarations(port: int, receipt_key: str) -> Path:
     """Fill in the demo's inventory."""
     words = {
-        "DEMO": DEMO, "PORT": port, "USER": getpass.getuser(), "HOST_KEY": make_key(SITE / "host_key"),
-        "RECEIPT_KEY": receipt_key, "JOB_KEY": make_key(MINT / "keys" / NAME),
+        "DEMO": DEMO,
+        "PORT": port,
+        "USER": getpass.getuser(),
+        "HOST_KEY": make_key(SITE / "host_key"),
+        "RECEIPT_KEY": receipt_key,
+        "JOB_KEY": make_key(MINT / "keys" / NAME),
         "PROGRAM_SHA256": hashlib.sha256(PROGRAM.read_bytes()).hexdigest(),
         "NETWORK": "deny" if can_leave_network() else "allow",
     }
@@ -101,8 +105,18 @@ def install_gate(declarations: Path) -> None:
     """The site's administrator installs one file."""
     run(BIN / "misrc", "site", "build", "--output", SITE / "misrc-site.pyz")
     (SITE / "my-policy.json").write_text(quiet(BIN / "misrc", "site", "policy", declarations), encoding="utf-8")
-    run(*site_command("install", "--site", NAME, "--policy", SITE / "my-policy.json",
-                      "--authorized-keys", SITE / "authorized_keys", "--yes"))
+    run(
+        *site_command(
+            "install",
+            "--site",
+            NAME,
+            "--policy",
+            SITE / "my-policy.json",
+            "--authorized-keys",
+            SITE / "authorized_keys",
+            "--yes",
+        )
+    )
 
 
 @contextlib.contextmanager
@@ -111,12 +125,17 @@ def sshd(port: int) -> Iterator[None]:
     (SITE / "sshd_config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {SITE}/host_key\nPidFile none\nUsePAM no\nStrictModes no\n"
         f"AuthorizedKeysFile {SITE}/authorized_keys\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
-        "DisableForwarding yes\nPermitTunnel no\nX11Forwarding no\nAllowAgentForwarding no\nPermitTTY no\nLogLevel ERROR\n",
+        "DisableForwarding yes\nPermitTunnel no\nX11Forwarding no\nAllowAgentForwarding no\n"
+        "PermitTTY no\nLogLevel ERROR\n",
         encoding="utf-8",
     )
     with (SITE / "sshd.log").open("wb") as log:
-        server = subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", str(SITE / "sshd_config")], stderr=log,
-                                  stdin=subprocess.DEVNULL, start_new_session=True)
+        server = subprocess.Popen(
+            ["/usr/sbin/sshd", "-D", "-e", "-f", str(SITE / "sshd_config")],
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
     try:
         for _ in range(200):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
@@ -140,8 +159,21 @@ def run_job(results: Path) -> None:
     inputs = ROOT / "scripts/sample_data"
     names = ("reduction_area.dat", "tensile_strength.dat", "yield_strength.dat")
     given = [word for name in names for word in ("--in", f"{name}={inputs / name}")]
-    misrc("run", NAME, "stress_distribution", *given, "--arg", "mesh=medium", "--arg", "analysis=cyclic",
-          "--arg", "amplitude=400", "--results", results, "--new")
+    misrc(
+        "run",
+        NAME,
+        "stress_distribution",
+        *given,
+        "--arg",
+        "mesh=medium",
+        "--arg",
+        "analysis=cyclic",
+        "--arg",
+        "amplitude=400",
+        "--results",
+        results,
+        "--new",
+    )
     run(sys.executable, ROOT / "scripts/report_stress.py", results)
 
 
@@ -149,8 +181,21 @@ def try_forbidden(port: int) -> None:
     """What MInt, or whoever stole its key, may try."""
     host = f"{NAME} {make_key(SITE / 'host_key')}\n"
     (MINT / "known_hosts").write_text(host, encoding="ascii")
-    ssh = ["ssh", "-F", "none", "-i", MINT / "keys" / NAME, "-o", f"UserKnownHostsFile={MINT / 'known_hosts'}",
-           "-o", f"HostKeyAlias={NAME}", "-o", "BatchMode=yes", "-p", port]
+    ssh = [
+        "ssh",
+        "-F",
+        "none",
+        "-i",
+        MINT / "keys" / NAME,
+        "-o",
+        f"UserKnownHostsFile={MINT / 'known_hosts'}",
+        "-o",
+        f"HostKeyAlias={NAME}",
+        "-o",
+        "BatchMode=yes",
+        "-p",
+        port,
+    ]
     print("1. a shell, to read the confidential base model")
     show_refusal(*ssh, "127.0.0.1", f"cat {SCRIPTS}/input_data/medium/base.inp")
     print("2. a program that the site's policy does not name")
@@ -169,8 +214,13 @@ def run_without_fetching(ssh: list[object]) -> str:
     inputs = {path.name: path.read_bytes() for path in (ROOT / "scripts/sample_data").glob("*.dat")}
     manifest = make_manifest(Entry(n, len(d), hashlib.sha256(d).hexdigest()) for n, d in inputs.items())
     spec = JobSpec(
-        str(uuid.uuid4()), NAME, "stress_distribution", {"mesh": "small", "analysis": "elastic", "amplitude": "100"},
-        len(inputs), total_bytes(manifest), digest_manifest(manifest),
+        str(uuid.uuid4()),
+        NAME,
+        "stress_distribution",
+        {"mesh": "small", "analysis": "elastic", "amplitude": "100"},
+        len(inputs),
+        total_bytes(manifest),
+        digest_manifest(manifest),
     )
     request = render_open(OpenRequest(spec, start=True, inline=manifest, wait=30))
     data = request + b"".join(inputs[entry.name] for entry in manifest)

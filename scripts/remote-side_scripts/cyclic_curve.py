@@ -57,9 +57,7 @@ class TensileTest:
         if not 0 < self.reduction_area < 100:
             raise BadInput(f"reduction of area must lie between 0 and 100 %, not {self.reduction_area:g}")
         if not low <= self.tensile_strength <= high:
-            raise BadInput(
-                f"tensile strength must lie in {low:g} to {high:g} MPa, not {self.tensile_strength:g}"
-            )
+            raise BadInput(f"tensile strength must lie in {low:g} to {high:g} MPa, not {self.tensile_strength:g}")
         if not 0 < self.yield_strength <= self.tensile_strength:
             raise BadInput(
                 f"yield strength must lie between 0 and the tensile strength, not {self.yield_strength:g} MPa"

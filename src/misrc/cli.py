@@ -30,7 +30,9 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="misrc", description="Run agreed programs at remote compute sites.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="misrc", description="Run agreed programs at remote compute sites.", allow_abbrev=False
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
@@ -62,9 +64,20 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     command.add_argument("site", metavar="SITE")
     command.add_argument("program", metavar="PROGRAM")
     command.add_argument("--in", dest="inputs", action="append", default=[], metavar="NAME=FILE", help="an input file")
-    command.add_argument("--in-list", dest="input_lists", action="append", default=[], metavar="FILE", help="a file with one NAME=FILE per line")
-    command.add_argument("--arg", dest="arguments", action="append", default=[], metavar="NAME=VALUE", help="an argument")
-    command.add_argument("--out", dest="outputs", action="append", default=[], metavar="NAME=FILE", help="also copy this result")
+    command.add_argument(
+        "--in-list",
+        dest="input_lists",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a file with one NAME=FILE per line",
+    )
+    command.add_argument(
+        "--arg", dest="arguments", action="append", default=[], metavar="NAME=VALUE", help="an argument"
+    )
+    command.add_argument(
+        "--out", dest="outputs", action="append", default=[], metavar="NAME=FILE", help="also copy this result"
+    )
     command.add_argument("--results", default=".", metavar="DIR", help="where results go (default: here)")
     command.add_argument("--job", metavar="ID", help="this job id, made by the caller")
     command.add_argument("--new", action="store_true", help="compute again what the same call has computed")
@@ -93,8 +106,14 @@ def _run(options: argparse.Namespace) -> int:
     from .mint.request import RunRequest
 
     request = RunRequest(
-        options.site, options.program, options.inputs, options.input_lists, options.arguments, options.outputs,
-        options.results, options.inventory,
+        options.site,
+        options.program,
+        options.inputs,
+        options.input_lists,
+        options.arguments,
+        options.outputs,
+        options.results,
+        options.inventory,
     )
     return run_job(request, options.job, options.new, play, options.json)
 

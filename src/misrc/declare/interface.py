@@ -102,7 +102,12 @@ class Program(Strict):
         """What the running code needs of it."""
         rules = {name: argument.rule() for name, argument in self.arguments.items()}
         return ProgramInterface(
-            dict(self.inputs), rules, dict(self.outputs), {str(k): v for k, v in self.title.items()}, self.command, dict(self.ports)
+            dict(self.inputs),
+            rules,
+            dict(self.outputs),
+            {str(k): v for k, v in self.title.items()},
+            self.command,
+            dict(self.ports),
         )
 
 
@@ -139,7 +144,9 @@ class Site(Strict):
     host_keys: Annotated[tuple[str, ...], Field(description="Pinned host keys; never learned on first use.")]
     via: Annotated[Via, Field(description="Jump host or proxy.")] = Via()
     retry: Annotated[RetryRule, Field(description="Retries per call.")] = RetryRule()
-    give_up_after: Annotated[int | str, Field(description="How long an unreachable site may keep a job waiting.")] = "72h"
+    give_up_after: Annotated[int | str, Field(description="How long an unreachable site may keep a job waiting.")] = (
+        "72h"
+    )
     valid_until: Annotated[str | None, Field(description="No new jobs after this day (YYYY-MM-DD).")] = None
     receipt_keys: Annotated[tuple[str, ...], Field(description="Keys that sign the site's receipts.")] = ()
     contacts: Annotated[dict[Literal["site", "mint"], str], Field(description="Whom to ask.")] = {}
@@ -202,10 +209,20 @@ class Site(Strict):
     def interface(self, identity: str | None) -> Interface:
         """What the running code needs of it."""
         return Interface(
-            id=self.id, method=self.method, address=self.address, port=self.port, user=self.user,
+            id=self.id,
+            method=self.method,
+            address=self.address,
+            port=self.port,
+            user=self.user,
             programs={name: program.interface() for name, program in self.programs.items()},
-            host_keys=self.host_keys, proxy_jump=self.via.proxy_jump, socks4=self.via.socks4,
-            retry=Retry(self.retry.count, self.retry.interval), give_up_after=float(self.give_up_after),
-            valid_until=self.valid_until, contact_site=self.contacts.get("site", ""),
-            contact_mint=self.contacts.get("mint", ""), receipt_keys=self.receipt_keys, identity=identity,
+            host_keys=self.host_keys,
+            proxy_jump=self.via.proxy_jump,
+            socks4=self.via.socks4,
+            retry=Retry(self.retry.count, self.retry.interval),
+            give_up_after=float(self.give_up_after),
+            valid_until=self.valid_until,
+            contact_site=self.contacts.get("site", ""),
+            contact_mint=self.contacts.get("mint", ""),
+            receipt_keys=self.receipt_keys,
+            identity=identity,
         )

@@ -48,7 +48,7 @@ def read_variables(path: Path) -> dict[str, Any]:
             data = file.read(MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
             raise BadRequest(f"{path}: longer than 1 MiB")
-        value = yaml.load(data, Loader=_Loader)  # noqa: S506 - a SafeLoader with less
+        value = yaml.load(data, Loader=_Loader)
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadRequest(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(value, dict):

@@ -30,9 +30,7 @@ def parse_public_key(text: str) -> str:
     return f"{KEY_TYPE} {base64.b64encode(raw).decode()}"
 
 
-def render_line(
-    command: str, key: str, key_id: str, sources: Sequence[str] = (), until: Optional[str] = None
-) -> str:
+def render_line(command: str, key: str, key_id: str, sources: Sequence[str] = (), until: Optional[str] = None) -> str:
     """One line: `restrict`, the forced command, and where declared the source networks and the last day."""
     if not _COMMAND.fullmatch(command):
         raise ValueError("the forced command has a character that would need quoting")

@@ -71,7 +71,9 @@ def parse_manifest(document: bytes, check_name: Callable[[str], None], max_files
 
 
 # The canonical form and no other: a line that any other JSON writer would spell differently is refused.
-_LINE = re.compile(rb'\{"name":"((?:[^"\\\x00-\x1f]|\\.){1,4096})","sha256":"([0-9a-f]{64})","size":(0|[1-9][0-9]{0,17})\}')
+_LINE = re.compile(
+    rb'\{"name":"((?:[^"\\\x00-\x1f]|\\.){1,4096})","sha256":"([0-9a-f]{64})","size":(0|[1-9][0-9]{0,17})\}'
+)
 
 
 def _parse_line(line: bytes) -> Entry:

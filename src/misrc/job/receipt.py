@@ -49,4 +49,3 @@ def parse_receipt(document: bytes) -> Receipt:
     if len(document) > MAX_RECEIPT_BYTES:
         raise ValueError("the receipt is too long")
     return decode(Receipt, parse_json(document))
-

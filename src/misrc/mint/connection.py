@@ -73,8 +73,11 @@ class Connection:
         """Begin to connect, without waiting for it."""
         self._master = subprocess.Popen(
             [SSH, "-F", str(self.folder / "config"), "-M", "-N", "site"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env=_environment(), preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl call
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=_environment(),
+            preexec_fn=die_with_parent,
         )
         (self.folder / "master").write_text(str(self._master.pid), encoding="ascii")
 
@@ -115,7 +118,10 @@ class Connection:
         return f"{SSH} -F {self.folder / 'config'}"
 
     def ask(
-        self, command: str, data: bytes = b"", on_progress: Callable[[Reply], None] | None = None,
+        self,
+        command: str,
+        data: bytes = b"",
+        on_progress: Callable[[Reply], None] | None = None,
         seconds: float = SESSION_SECONDS,
     ) -> tuple[Reply, Mapping[str, bytes]]:
         """One verb: send, read the whole reply; Refused, Unreachable or MisrcError otherwise."""
@@ -139,8 +145,11 @@ class Connection:
     def _session(self, command: str, errors: object) -> Iterator[subprocess.Popen[bytes]]:
         process = subprocess.Popen(
             [SSH, "-F", str(self.folder / "config"), "site", command],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,  # type: ignore[call-overload]
-            env=_environment(), preexec_fn=die_with_parent,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,  # type: ignore[call-overload]
+            env=_environment(),
+            preexec_fn=die_with_parent,
         )
         try:
             yield process
@@ -198,7 +207,7 @@ class Connection:
                 if not error.transient or attempt == self.site.retry.count:
                     raise
                 pause = min(1.0, interval) if attempt == 0 else interval
-                sleep_while_driven(pause * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+                sleep_while_driven(pause * random.uniform(0.8, 1.2))
         raise AssertionError("unreachable")
 
 

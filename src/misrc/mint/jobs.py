@@ -253,8 +253,12 @@ def identify_call(
     Inputs count by content up to 16 MiB, and by file identity, size and time of change above.
     """
     asked = {
-        "site": site, "program": program, "arguments": dict(arguments), "results": results,
-        "run": os.environ.get("MISRC_RUN_ID", ""), "inputs": {item.name: _identify(item) for item in inputs},
+        "site": site,
+        "program": program,
+        "arguments": dict(arguments),
+        "results": results,
+        "run": os.environ.get("MISRC_RUN_ID", ""),
+        "inputs": {item.name: _identify(item) for item in inputs},
     }
     return hashlib.sha256(dump_json(asked)).hexdigest()
 
@@ -285,5 +289,3 @@ def require_job(job: str) -> JobStore:
     if not store.exists:
         raise BadRequest(say("job.unknown", job=job))
     return store
-
-

@@ -47,8 +47,12 @@ class Play:
         self.folder = Path(tempfile.mkdtemp(prefix="misrc-play-"))
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-m", "misrc.mint.play"],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-            preexec_fn=die_with_parent, env={**os.environ, "MISRC_DRIVER": str(os.getpid())},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+            env={**os.environ, "MISRC_DRIVER": str(os.getpid())},
         )
 
     def go(self, job: str, connection: Path) -> None:

@@ -21,17 +21,26 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "the agreement with site '{site}' ended on {day}: no new jobs; ask {contact}",
         "サイト '{site}' の利用期限は {day} に終了しました。新しいジョブは実行できません。連絡先: {contact}",
     ),
-    "pair.malformed": ("{option} needs NAME=VALUE, not '{value}'", "{option} は NAME=VALUE の形で指定してください ('{value}')"),
+    "pair.malformed": (
+        "{option} needs NAME=VALUE, not '{value}'",
+        "{option} は NAME=VALUE の形で指定してください ('{value}')",
+    ),
     "pair.twice": ("{option} names '{name}' twice", "{option} に '{name}' が二度指定されています"),
     "input.undeclared": (
         "'{program}' takes no input named '{name}'; declared: {known}",
         "'{program}' の入力に '{name}' はありません。宣言済み: {known}",
     ),
     "input.name": ("the input name '{name}' {why}", "入力名 '{name}' は使用できません: {why}"),
-    "input.required": ("the required input '{name}' is not given (--in {name}=FILE)", "必須の入力 '{name}' がありません (--in {name}=FILE)"),
+    "input.required": (
+        "the required input '{name}' is not given (--in {name}=FILE)",
+        "必須の入力 '{name}' がありません (--in {name}=FILE)",
+    ),
     "input.missing": ("{path}: no such file (input '{name}')", "{path}: ファイルがありません (入力 '{name}')"),
     "input.unreadable": ("{path}: cannot be read (input '{name}')", "{path}: 読み取れません (入力 '{name}')"),
-    "input.folder": ("{path}: is not a plain file (input '{name}')", "{path}: 通常のファイルではありません (入力 '{name}')"),
+    "input.folder": (
+        "{path}: is not a plain file (input '{name}')",
+        "{path}: 通常のファイルではありません (入力 '{name}')",
+    ),
     "input.changed": (
         "{path} changed while it was being sent (input '{name}'); run the same command again when it is complete",
         "{path} が送信中に変更されました (入力 '{name}')。書き込みの完了後に同じコマンドを再実行してください",
@@ -41,7 +50,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "'{program}' returns no output named '{name}'; declared: {known}",
         "'{program}' の出力に '{name}' はありません。宣言済み: {known}",
     ),
-    "results.folder": ("the results folder {path} cannot be used: {why}", "結果フォルダ {path} を使用できません: {why}"),
+    "results.folder": (
+        "the results folder {path} cannot be used: {why}",
+        "結果フォルダ {path} を使用できません: {why}",
+    ),
     "results.space": (
         "{path}: {needed} of results do not fit into {free} of free space; make room, then run the same command again",
         "{path}: 結果 {needed} に対して空き容量が {free} しかありません。容量を確保して同じコマンドを再実行してください",
@@ -72,7 +84,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "{site} cannot be reached ({why}); last known at {known}: {state}; trying again until {until}",
         "{site} に接続できません ({why})。最終確認 {known}: {state}。{until} まで再試行します",
     ),
-    "job.succeeded": ("done: job {job}, {count} files in {results}", "完了: ジョブ {job}、{count} ファイルを {results} に保存しました"),
+    "job.succeeded": (
+        "done: job {job}, {count} files in {results}",
+        "完了: ジョブ {job}、{count} ファイルを {results} に保存しました",
+    ),
     "job.failed": (
         "the program failed at {site}: {why} (job {job}; its log is in {results})",
         "{site} でプログラムが異常終了しました: {why} (ジョブ {job}、ログは {results})",
@@ -94,7 +109,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "job {job} is to be cancelled, but {site} cannot be reached; 'misrc tend' will do it",
         "ジョブ {job} をキャンセルできませんでした ({site} に接続不可)。'misrc tend' が後で実行します",
     ),
-    "job.lost": ("job {job} is lost at {site}: {why}; ask {contact}", "ジョブ {job} は {site} で失われました: {why}。連絡先: {contact}"),
+    "job.lost": (
+        "job {job} is lost at {site}: {why}; ask {contact}",
+        "ジョブ {job} は {site} で失われました: {why}。連絡先: {contact}",
+    ),
     "job.refused": ("{site} refused job {job}: {why}", "{site} がジョブ {job} を拒否しました: {why}"),
     "results.undeclared": (
         "{count} returned files were not declared and were not taken",
@@ -116,7 +134,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "{site} ({address}) does not accept MInt's job key; ask {contact}",
         "{site} ({address}) がMIntのジョブ鍵を受け付けません。連絡先: {contact}",
     ),
-    "ssh.unreachable": ("{site} ({address}) cannot be reached: {why}; ask {contact}", "{site} ({address}) に接続できません: {why}。連絡先: {contact}"),
+    "ssh.unreachable": (
+        "{site} ({address}) cannot be reached: {why}; ask {contact}",
+        "{site} ({address}) に接続できません: {why}。連絡先: {contact}",
+    ),
     "ssh.protocol": (
         "{site} ({address}) does not answer as misrc's gate does: {why}; ask {contact}",
         "{site} ({address}) の応答がmisrcのゲートのものではありません: {why}。連絡先: {contact}",
@@ -126,7 +147,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "{site} was not reachable for {hours}; the job may still be running: the same command, or 'misrc tend', goes on",
         "{site} に {hours} 接続できませんでした。ジョブは実行中の可能性があります。同じコマンドか 'misrc tend' で続行できます",
     ),
-    "play.failed": ("the run playbook failed: {why} (see {log})", "実行プレイブックが失敗しました: {why} ({log} を参照)"),
+    "play.failed": (
+        "the run playbook failed: {why} (see {log})",
+        "実行プレイブックが失敗しました: {why} ({log} を参照)",
+    ),
     "dry.accepted": (
         "{site} would accept this job ({count} inputs, {size}; {free} free there)",
         "{site} はこのジョブを受け付けます (入力 {count} 個、{size}、空き {free})",
@@ -140,25 +164,70 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "E05": ("the job id is already used for another job", "このジョブIDは別のジョブで使用済みです"),
     "E06": ("not possible in the job's present state", "現在のジョブ状態では実行できません"),
     "E07": ("the site has deleted this job", "このジョブはサイトで削除済みです"),
-    "E10": ("its policy does not allow this program; ask {contact}", "サイトのポリシーで許可されていないプログラムです。連絡先: {contact}"),
-    "E11": ("its policy does not allow an argument of this call; ask {contact}", "サイトのポリシーで許可されていない引数があります。連絡先: {contact}"),
-    "E12": ("its policy does not take an input of this name; ask {contact}", "サイトのポリシーで許可されていない入力名があります。連絡先: {contact}"),
-    "E13": ("the program there is not the one that was agreed; ask {contact}", "サイトのプログラムが合意したものと異なります。連絡先: {contact}"),
+    "E10": (
+        "its policy does not allow this program; ask {contact}",
+        "サイトのポリシーで許可されていないプログラムです。連絡先: {contact}",
+    ),
+    "E11": (
+        "its policy does not allow an argument of this call; ask {contact}",
+        "サイトのポリシーで許可されていない引数があります。連絡先: {contact}",
+    ),
+    "E12": (
+        "its policy does not take an input of this name; ask {contact}",
+        "サイトのポリシーで許可されていない入力名があります。連絡先: {contact}",
+    ),
+    "E13": (
+        "the program there is not the one that was agreed; ask {contact}",
+        "サイトのプログラムが合意したものと異なります。連絡先: {contact}",
+    ),
     "E14": ("the inputs that arrived are not the announced ones", "届いた入力が通知内容と一致しません"),
-    "E15": ("the gate there belongs to another site id; ask {contact}", "接続先のゲートは別のサイトIDのものです。連絡先: {contact}"),
-    "E20": ("the inputs are larger than the site allows; ask {contact}", "入力がサイトの上限サイズを超えています。連絡先: {contact}"),
-    "E21": ("there are more inputs than the site allows; ask {contact}", "入力ファイル数がサイトの上限を超えています。連絡先: {contact}"),
-    "E22": ("too many jobs are waiting there; try again later, or ask {contact}", "サイトの待機ジョブが上限に達しています。後で再試行するか {contact} に連絡してください"),
-    "E23": ("the site has not enough free disk space; ask {contact}", "サイトのディスク容量が不足しています。連絡先: {contact}"),
+    "E15": (
+        "the gate there belongs to another site id; ask {contact}",
+        "接続先のゲートは別のサイトIDのものです。連絡先: {contact}",
+    ),
+    "E20": (
+        "the inputs are larger than the site allows; ask {contact}",
+        "入力がサイトの上限サイズを超えています。連絡先: {contact}",
+    ),
+    "E21": (
+        "there are more inputs than the site allows; ask {contact}",
+        "入力ファイル数がサイトの上限を超えています。連絡先: {contact}",
+    ),
+    "E22": (
+        "too many jobs are waiting there; try again later, or ask {contact}",
+        "サイトの待機ジョブが上限に達しています。後で再試行するか {contact} に連絡してください",
+    ),
+    "E23": (
+        "the site has not enough free disk space; ask {contact}",
+        "サイトのディスク容量が不足しています。連絡先: {contact}",
+    ),
     "E24": ("today's number of jobs is used up; ask {contact}", "本日のジョブ数の上限に達しました。連絡先: {contact}"),
-    "E25": ("today's amount of returned data is used up; ask {contact}", "本日の返却データ量の上限に達しました。連絡先: {contact}"),
+    "E25": (
+        "today's amount of returned data is used up; ask {contact}",
+        "本日の返却データ量の上限に達しました。連絡先: {contact}",
+    ),
     "E26": ("the site is busy with an earlier transfer of this job", "このジョブの以前の転送がまだ終了していません"),
     "E30": ("the site's own configuration is broken; ask {contact}", "サイトの設定に問題があります。連絡先: {contact}"),
-    "E31": ("the site cannot write its ledger, so nothing starts or leaves; ask {contact}", "サイトが台帳に記録できないため処理を開始できません。連絡先: {contact}"),
-    "E32": ("the site's rsync is missing or too old (3.5.0 is needed); ask {contact}", "サイトのrsyncがないか古いです (3.5.0以上が必要)。連絡先: {contact}"),
-    "E33": ("the site is frozen: no new jobs; ask {contact}", "サイトは凍結中で新しいジョブを受け付けません。連絡先: {contact}"),
-    "E34": ("the gate there runs as root, which it refuses; ask {contact}", "ゲートがrootで動作しています。連絡先: {contact}"),
-    "E35": ("the site cannot cut the program off the network as its policy says; ask {contact}", "サイトがプログラムのネットワークを遮断できません。連絡先: {contact}"),
+    "E31": (
+        "the site cannot write its ledger, so nothing starts or leaves; ask {contact}",
+        "サイトが台帳に記録できないため処理を開始できません。連絡先: {contact}",
+    ),
+    "E32": (
+        "the site's rsync is missing or too old (3.5.0 is needed); ask {contact}",
+        "サイトのrsyncがないか古いです (3.5.0以上が必要)。連絡先: {contact}",
+    ),
+    "E33": (
+        "the site is frozen: no new jobs; ask {contact}",
+        "サイトは凍結中で新しいジョブを受け付けません。連絡先: {contact}",
+    ),
+    "E34": (
+        "the gate there runs as root, which it refuses; ask {contact}",
+        "ゲートがrootで動作しています。連絡先: {contact}",
+    ),
+    "E35": (
+        "the site cannot cut the program off the network as its policy says; ask {contact}",
+        "サイトがプログラムのネットワークを遮断できません。連絡先: {contact}",
+    ),
     "E40": ("the gate there failed; ask {contact}", "ゲートで内部エラーが発生しました。連絡先: {contact}"),
 }
 

@@ -77,7 +77,9 @@ def note_failure(store: JobStore, error: Exception) -> None:
     """Keep an error's type and words for `misrc run`."""
     kind = type(error) if isinstance(error, MisrcError) else MisrcError
     note = {
-        "exit_code": kind.exit_code, "transient": getattr(error, "transient", False), "message": str(error),
+        "exit_code": kind.exit_code,
+        "transient": getattr(error, "transient", False),
+        "message": str(error),
         "code": error.code if isinstance(error, Refused) else "",
     }
     store.write(FAILURE, dump_json(note))

@@ -44,8 +44,13 @@ def main() -> int:
     playbook = collections_folder() / NAMESPACE / "playbooks/run.yml"
     (folder / "ansible.cfg").touch()
     result = run(
-        private_data_dir=str(folder), playbook=str(playbook), inventory="localhost,",
-        extravars={"misrc_job": job}, envvars=_settings(folder), quiet=True, rotate_artifacts=1,
+        private_data_dir=str(folder),
+        playbook=str(playbook),
+        inventory="localhost,",
+        extravars={"misrc_job": job},
+        envvars=_settings(folder),
+        quiet=True,
+        rotate_artifacts=1,
         suppress_env_files=True,
     )
     if result.rc != 0:

@@ -52,8 +52,16 @@ def check_request(request: RunRequest) -> tuple[Interface, MintJob, tuple[InputF
     results = _check_results(request.results)
     call = identify_call(site.id, request.program, arguments, inputs, results)
     record = MintJob(
-        job="", call=call, inventory=str(inventory), site=site.id, program=request.program, arguments=arguments,
-        results=results, files=len(inputs), bytes=sum(item.size for item in inputs), copies=copies,
+        job="",
+        call=call,
+        inventory=str(inventory),
+        site=site.id,
+        program=request.program,
+        arguments=arguments,
+        results=results,
+        files=len(inputs),
+        bytes=sum(item.size for item in inputs),
+        copies=copies,
         created=time.time(),
     )
     return site, record, inputs

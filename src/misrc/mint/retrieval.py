@@ -111,9 +111,7 @@ def _receive(store: JobStore, connection: Connection, arriving: Path, manifest: 
     _verify(store, connection, arriving, manifest, found)
 
 
-def _fetch(
-    connection: Connection, argv: list[str], arriving: Path, tell: Callable[[int], None]
-) -> Mapping[str, Found]:
+def _fetch(connection: Connection, argv: list[str], arriving: Path, tell: Callable[[int], None]) -> Mapping[str, Found]:
     """One transfer, with large files hashed while they arrive; what was hashed and still counts."""
     folder = os.open(arriving, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     follower = Follower(folder)
@@ -214,8 +212,10 @@ def _check_receipt(store: JobStore, connection: Connection, manifest: Manifest) 
         raise _wrong(store, connection, str(error)) from None
     ours = hashlib.sha256(store.load(INPUTS) or b"").hexdigest()
     checks = {
-        "job": receipt.job == record.job, "site": receipt.site == record.site,
-        "outcome": receipt.outcome is record.outcome, "inputs": receipt.inputs == ours,
+        "job": receipt.job == record.job,
+        "site": receipt.site == record.site,
+        "outcome": receipt.outcome is record.outcome,
+        "inputs": receipt.inputs == ours,
         "results": receipt.outputs == digest_manifest(manifest),
     }
     for what, right in checks.items():
@@ -235,9 +235,23 @@ def _signed(keys: tuple[str, ...], document: bytes, signature: bytes) -> bool:
         Path(folder, "signers").write_text("".join(f"site {key}\n" for key in keys), encoding="ascii")
         Path(folder, "signature").write_bytes(signature)
         done = subprocess.run(
-            ["/usr/bin/ssh-keygen", "-Y", "verify", "-f", f"{folder}/signers", "-I", "site",
-             "-n", NAMESPACE, "-s", f"{folder}/signature"],
-            input=document, capture_output=True, check=False, env={"PATH": "/usr/bin:/bin"},
+            [
+                "/usr/bin/ssh-keygen",
+                "-Y",
+                "verify",
+                "-f",
+                f"{folder}/signers",
+                "-I",
+                "site",
+                "-n",
+                NAMESPACE,
+                "-s",
+                f"{folder}/signature",
+            ],
+            input=document,
+            capture_output=True,
+            check=False,
+            env={"PATH": "/usr/bin:/bin"},
         )
     return done.returncode == 0
 
@@ -245,4 +259,3 @@ def _signed(keys: tuple[str, ...], document: bytes, signature: bytes) -> bool:
 def missing_outputs(connection_outputs: Mapping[str, str], delivered: tuple[str, ...]) -> list[str]:
     """Required outputs that did not come."""
     return [name for name, need in connection_outputs.items() if need == REQUIRED and name not in delivered]
-

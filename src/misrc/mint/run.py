@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import random
 import shutil
 import signal
@@ -68,7 +67,12 @@ def run(request: RunRequest, job: str | None, new: bool, display: Display, play:
 
 
 def _run_one(
-    store: JobStore, site: Interface, asked: MintJob, inputs: Sequence[InputFile], fresh: bool, display: Display,
+    store: JobStore,
+    site: Interface,
+    asked: MintJob,
+    inputs: Sequence[InputFile],
+    fresh: bool,
+    display: Display,
     play: Play,
 ) -> MintJob:
     """One job of the call."""
@@ -146,9 +150,7 @@ def _is_reusable(record: MintJob, new: bool) -> bool:
     return True
 
 
-def _make_record(
-    store: JobStore, asked: MintJob, inputs: Sequence[InputFile], fresh: bool, display: Display
-) -> None:
+def _make_record(store: JobStore, asked: MintJob, inputs: Sequence[InputFile], fresh: bool, display: Display) -> None:
     if fresh and not store.exists:
         store.create(dataclasses.replace(asked, job=store.job), inputs)
         display.say("job.created", job=store.job, site=asked.site, program=asked.program)
@@ -284,10 +286,14 @@ class Driver:
             raise Unreachable(say("give_up", site=self.site.id, hours=format_elapsed(self.site.give_up_after)))
         stamp = "%Y-%m-%d %H:%M:%S"
         self.display.say(
-            "job.unreachable", site=self.site.id, why=why, state=self.store.read().state.value,
-            known=time.strftime(stamp, time.localtime(heard)), until=time.strftime(stamp, time.localtime(until)),
+            "job.unreachable",
+            site=self.site.id,
+            why=why,
+            state=self.store.read().state.value,
+            known=time.strftime(stamp, time.localtime(heard)),
+            until=time.strftime(stamp, time.localtime(until)),
         )
-        time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+        time.sleep(pause * random.uniform(0.5, 1.0))
         connection.release()
         connection.open()
 

@@ -68,7 +68,9 @@ def _fingerprint(inventory: Path) -> str:
 def _parse(inventory: Path) -> bytes:
     done = subprocess.run(
         [sys.executable, "-I", "-m", "misrc.declare.inventory", str(inventory)],
-        stdin=subprocess.DEVNULL, capture_output=True, check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
     )
     if done.returncode != 0:
         raise BadRequest(done.stderr.decode("utf-8", "replace").strip() or "the inventory could not be read")

@@ -29,7 +29,11 @@ def run_rsync(connection: Connection, argv: list[str], tell: Callable[[int], Non
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C"}
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=environment,
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment,
             preexec_fn=_prepare,
         )
         try:

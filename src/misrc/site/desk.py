@@ -16,7 +16,7 @@ from ..job.states import JobState, Outcome
 from ..wire.refusals import Denied
 from . import files, keeper
 from .home import Home, open_work_root, read_policy, read_site
-from .installer import InstallError, Installation
+from .installer import Installation, InstallError
 from .jobs import find_job, read_jobs
 from .ledger import Ledger, read_lines
 from .release import Releaser, judge
@@ -118,8 +118,11 @@ def _list_jobs(home: Home, options: argparse.Namespace) -> int:
     with files.opened(open_work_root(policy)) as root:
         for folder, record in read_jobs(root, policy.work_root):
             plain = {
-                "job": record.job, "program": folder.spec().program, "state": record.state.value,
-                "outcome": record.outcome.value if record.outcome else None, "since": record.since,
+                "job": record.job,
+                "program": folder.spec().program,
+                "state": record.state.value,
+                "outcome": record.outcome.value if record.outcome else None,
+                "since": record.since,
             }
             since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.since))
             text = f"{record.job} {plain['program']:<24} {record.state.value:<9} {plain['outcome'] or '-':<9} {since}"
@@ -146,5 +149,3 @@ def _release(home: Home, options: argparse.Namespace) -> int:
         releaser = Releaser(site, policy, home.key, ledger)
         releaser.finish(job, rule, end, outcome, reason, nothing_leaves=options.refuse)
     return 0
-
-

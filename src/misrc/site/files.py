@@ -16,8 +16,23 @@ READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 __all__ = [
-    "PRIVATE_FILE", "PRIVATE_FOLDER", "NotRegular", "exists", "free_bytes", "locked", "measure", "open_folder",
-    "open_regular", "opened", "prune", "read_json", "read_record", "try_lock", "walk", "write_json", "write_record",
+    "PRIVATE_FILE",
+    "PRIVATE_FOLDER",
+    "NotRegular",
+    "exists",
+    "free_bytes",
+    "locked",
+    "measure",
+    "open_folder",
+    "open_regular",
+    "opened",
+    "prune",
+    "read_json",
+    "read_record",
+    "try_lock",
+    "walk",
+    "write_json",
+    "write_record",
 ]
 
 

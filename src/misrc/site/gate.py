@@ -42,7 +42,7 @@ def serve(home: Home, site: str, key: str) -> int:
     except BrokenPipeError:
         _discard_output()
         return 0
-    except Exception as error:  # noqa: BLE001 - whatever it was, the other side learns nothing of it
+    except Exception as error:
         return _refuse(ledger, Denied(Refusal.INTERNAL, f"{type(error).__name__}: {error}"), asked)
     reach("gate.leave")
     return status
@@ -95,8 +95,13 @@ def _refuse(ledger: Ledger, denied: Denied, asked: Optional[bytes]) -> int:
     raw = asked or b""
     try:
         ledger.append(
-            "refuse", essential=True, decision="deny", reason=refusal.value, note=_escape(denied.note),
-            input=_escape(raw[:_RECORDED_BYTES].decode("latin-1")), input_bytes=len(raw),
+            "refuse",
+            essential=True,
+            decision="deny",
+            reason=refusal.value,
+            note=_escape(denied.note),
+            input=_escape(raw[:_RECORDED_BYTES].decode("latin-1")),
+            input_bytes=len(raw),
             input_sha256=hashlib.sha256(raw).hexdigest(),
         )
     except Denied:
@@ -126,5 +131,3 @@ def main(arguments: List[str], home: Home) -> int:
         sys.stderr.write(render_denial(Refusal.CONFIG) + "\n")
         return EXIT_INTERNAL
     return serve(home, arguments[0], arguments[1])
-
-

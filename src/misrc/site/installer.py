@@ -132,9 +132,21 @@ class Installation:
     def _make_key(self) -> None:
         if os.path.exists(self.home.key):
             return
-        subprocess.run(  # noqa: S603 - our own argv, no shell
-            ["/usr/bin/ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"misrc-site:{self.site}", "-f", self.home.key],
-            stdin=subprocess.DEVNULL, check=True,
+        subprocess.run(
+            [
+                "/usr/bin/ssh-keygen",
+                "-q",
+                "-t",
+                "ed25519",
+                "-N",
+                "",
+                "-C",
+                f"misrc-site:{self.site}",
+                "-f",
+                self.home.key,
+            ],
+            stdin=subprocess.DEVNULL,
+            check=True,
         )
 
     def _write_keys(self) -> None:

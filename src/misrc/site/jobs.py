@@ -1,11 +1,11 @@
 """Job directories: one folder per job, one record, one lock. Every change of state goes through `advance`.
 
-    <work root>/<job id>/  in/  work/  return/  log/     inputs, the program's folder, what may leave, its output
-                           job.json  spec.json           the record, and what MInt asked for, word for word
-                           inputs.jsonl                  the inputs' manifest, once it has been checked
-                           started  exit.json            taken right before the program starts; how it ended
-                           manifest.jsonl  receipt.*     what may leave, and the site's signed word on it
-    <work root>/.gone/<job id>                           a deleted job's id is never used again
+<work root>/<job id>/  in/  work/  return/  log/     inputs, the program's folder, what may leave, its output
+                       job.json  spec.json           the record, and what MInt asked for, word for word
+                       inputs.jsonl                  the inputs' manifest, once it has been checked
+                       started  exit.json            taken right before the program starts; how it ended
+                       manifest.jsonl  receipt.*     what may leave, and the site's signed word on it
+<work root>/.gone/<job id>                           a deleted job's id is never used again
 """
 
 from __future__ import annotations

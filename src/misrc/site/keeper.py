@@ -109,7 +109,7 @@ def _move(stream: int, writer: LogWriter, combined: LogWriter) -> bool:
 def _reap(pid: int) -> Optional[int]:
     """The exit status of `pid` if it has ended; orphans that came to us are reaped on the way.
 
-    The program itself is left to be reaped: should its keeper die before the end is noted, the supervisor sees it still.
+    The program itself is left to be reaped: should its keeper die before the end is noted, the supervisor sees it.
     """
     with contextlib.suppress(ChildProcessError):
         while True:
@@ -141,5 +141,3 @@ def read_end(job_folder: int) -> Optional[ProgramEnd]:
         return None
     plain = parse_json(data)
     return ProgramEnd(plain.get("status"), str(plain.get("error", "")))
-
-

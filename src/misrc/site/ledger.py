@@ -71,7 +71,8 @@ class Ledger:
 
 def _now() -> "dict[str, Any]":
     return {
-        "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "boot": boot_id(),
+        "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "boot": boot_id(),
         "uptime": int(time.clock_gettime(time.CLOCK_BOOTTIME) * 1000),
     }
 
@@ -83,7 +84,9 @@ def _mend_tail(file: Any, folder: int) -> Checkpoint:
     tail = os.pread(file.fileno(), size - start, start)
     if tail and not tail.endswith(b"\n"):
         whole = tail.rfind(b"\n") + 1
-        with open(os.open("ledger.torn", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600, dir_fd=folder), "ab") as torn:
+        with open(
+            os.open("ledger.torn", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600, dir_fd=folder), "ab"
+        ) as torn:
             torn.write(tail[whole:] + b"\n")
         os.ftruncate(file.fileno(), start + whole)
         tail = tail[:whole]
@@ -110,5 +113,3 @@ def read_lines(folder: str) -> Iterator[bytes]:
             if not line:
                 return
             yield line
-
-

@@ -90,8 +90,8 @@ def _limit(limits: Limits) -> None:
     for name, value in bounds:
         if value is not None:
             hard = resource.getrlimit(name)[1]
-            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(name, (value, value))
+            bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(name, (bound, bound))
 
 
 def _take_marker(folder: int) -> None:

@@ -57,7 +57,12 @@ class Releaser:
         self._ledger = ledger
 
     def finish(
-        self, job: JobFolder, rule: ProgramRule, end: Optional[keeper.ProgramEnd], outcome: Outcome, reason: str,
+        self,
+        job: JobFolder,
+        rule: ProgramRule,
+        end: Optional[keeper.ProgramEnd],
+        outcome: Outcome,
+        reason: str,
         nothing_leaves: bool = False,
     ) -> None:
         """Bring a job whose program will not run any more to its end; doing it again changes nothing."""
@@ -66,7 +71,12 @@ class Releaser:
                 self._finish(job, rule, end, outcome, reason, nothing_leaves)
 
     def _finish(
-        self, job: JobFolder, rule: ProgramRule, end: Optional[keeper.ProgramEnd], outcome: Outcome, reason: str,
+        self,
+        job: JobFolder,
+        rule: ProgramRule,
+        end: Optional[keeper.ProgramEnd],
+        outcome: Outcome,
+        reason: str,
         nothing_leaves: bool,
     ) -> None:
         held = rule.hold and not files.exists(job.folder, "released")
@@ -90,8 +100,15 @@ class Releaser:
         status = end.status if end else None
         self._attest(job, manifest, status, outcome, reason)
         self._ledger.append(
-            "end", essential=True, job=job.job, outcome=outcome.value, reason=reason, exit_status=status,
-            files=len(manifest), bytes=total_bytes(manifest), manifest=digest_manifest(manifest),
+            "end",
+            essential=True,
+            job=job.job,
+            outcome=outcome.value,
+            reason=reason,
+            exit_status=status,
+            files=len(manifest),
+            bytes=total_bytes(manifest),
+            manifest=digest_manifest(manifest),
         )
         with job.lock():
             if not job.read().state.final:
@@ -113,7 +130,11 @@ class Releaser:
             manifest = _measure(job, dataclasses.replace(rule, returns=()))
         if withheld:
             self._ledger.append(
-                "withhold", essential=True, job=job.job, count=len(withheld), names=[name[:200] for name in sorted(withheld)[:_RECORDED]]
+                "withhold",
+                essential=True,
+                job=job.job,
+                count=len(withheld),
+                names=[name[:200] for name in sorted(withheld)[:_RECORDED]],
             )
         names = {entry.name for entry in manifest}
         missing = [name for name in rule.requires if name not in names]
@@ -128,17 +149,24 @@ class Releaser:
         with open(self._key, "rb") as file:
             return _sha256(b"misrc-salt" + file.read())
 
-    def _attest(
-        self, job: JobFolder, manifest: Manifest, status: Optional[int], outcome: Outcome, reason: str
-    ) -> None:
+    def _attest(self, job: JobFolder, manifest: Manifest, status: Optional[int], outcome: Outcome, reason: str) -> None:
         record = job.read()
         document = files.read_record(job.folder, "spec.json") or b""
         receipt = Receipt(
-            site=self._site, job=job.job, spec=_sha256(document), inputs=digest_manifest(workspace.read_inputs(job)),
+            site=self._site,
+            job=job.job,
+            spec=_sha256(document),
+            inputs=digest_manifest(workspace.read_inputs(job)),
             program=salted_hash(self._salt(), record.program or ""),
-            outputs=digest_manifest(manifest), files=len(manifest), bytes=total_bytes(manifest),
-            started=_format_time(record.started), ended=_format_time(time.time()) or "",
-            exit_status=status, outcome=outcome, reason=reason, misrc=__version__,
+            outputs=digest_manifest(manifest),
+            files=len(manifest),
+            bytes=total_bytes(manifest),
+            started=_format_time(record.started),
+            ended=_format_time(time.time()) or "",
+            exit_status=status,
+            outcome=outcome,
+            reason=reason,
+            misrc=__version__,
         )
         text = render_receipt(receipt)
         files.write_record(job.folder, MANIFEST, render_manifest(manifest))
@@ -196,7 +224,7 @@ class Selection:
 
 
 def _measure(job: JobFolder, rule: ProgramRule) -> Manifest:
-    """The manifest of `return/`, where whatever the policy does not name is removed first; NameRefused if it clashes."""
+    """The manifest of `return/`, out of which goes whatever the policy does not name; NameRefused if names clash."""
     selection = Selection(job, rule)
     entries: List[Entry] = []
 
@@ -258,9 +286,13 @@ def _copy_stream(reader: BinaryIO, writer: BinaryIO) -> None:
 
 def sign(key: str, data: bytes) -> bytes:
     """An OpenSSH signature (`ssh-keygen -Y sign`) over the receipt's bytes."""
-    done = subprocess.run(  # noqa: S603 - our own argv, no shell
+    done = subprocess.run(
         ["/usr/bin/ssh-keygen", "-q", "-Y", "sign", "-f", key, "-n", NAMESPACE],
-        input=data, capture_output=True, timeout=30, check=False, env={"PATH": "/usr/bin:/bin"},
+        input=data,
+        capture_output=True,
+        timeout=30,
+        check=False,
+        env={"PATH": "/usr/bin:/bin"},
     )
     if done.returncode != 0:
         raise OSError(0, "the receipt could not be signed")

@@ -22,7 +22,7 @@ from ..job.faults import reach
 from ..job.policy import Policy, ProgramRule
 from ..job.states import JobState, Outcome
 from ..wire.refusals import Denied, Refusal
-from . import files, kernel, keeper, program, release, workspace
+from . import files, keeper, kernel, program, release, workspace
 from .jobs import CONTROL, JobFolder, read_jobs
 from .ledger import Ledger
 
@@ -116,9 +116,7 @@ def _detach(lock: int, job: JobFolder) -> None:
 class Supervisor:
     """One run of a supervisor; everything that must outlive it is in the job's folder."""
 
-    def __init__(
-        self, job: JobFolder, policy: Policy, ledger: Ledger, release_to: release.Releaser, lock: int
-    ) -> None:
+    def __init__(self, job: JobFolder, policy: Policy, ledger: Ledger, release_to: release.Releaser, lock: int) -> None:
         self.job = job
         self.policy = policy
         self.ledger = ledger
@@ -216,8 +214,10 @@ class Supervisor:
         older = [
             record.job
             for folder, record in read_jobs(self.job.root, self.policy.work_root)
-            if record.state is JobState.QUEUED and (record.since, record.job) < (own.since, own.job)
-            and not files.exists(folder.folder, CANCEL) and alive(folder)
+            if record.state is JobState.QUEUED
+            and (record.since, record.job) < (own.since, own.job)
+            and not files.exists(folder.folder, CANCEL)
+            and alive(folder)
         ]
         return len(older) < free
 

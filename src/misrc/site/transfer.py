@@ -50,15 +50,20 @@ def serve(job: JobFolder, module: str, max_files: int, max_bytes: int) -> int:
     files.write_record(job.folder, log, b"")
     with files.opened(job.sub(module)) as place, files.opened(files.open_regular(job.folder, log)) as said:
         text = rsync.render_config(
-            module, _name_open(place, f"{job.path}/{module}"), f"{job.path}/rsyncd.lock",
+            module,
+            _name_open(place, f"{job.path}/{module}"),
+            f"{job.path}/rsyncd.lock",
             _name_open(said, f"{job.path}/{log}"),
         )
         files.write_record(job.folder, config, text.encode("ascii"))
         with files.opened(files.open_regular(job.folder, config)) as rules:
             reach(f"transfer.{module}.before")
-            process = subprocess.Popen(  # noqa: S603 - our own argv, no shell
-                rsync.server_argv(RSYNC, _name_open(rules, f"{job.path}/{config}")), env=_CLEAN,
-                pass_fds=(lock, place, said, rules), preexec_fn=lambda: _confine(max_bytes), start_new_session=True,
+            process = subprocess.Popen(
+                rsync.server_argv(RSYNC, _name_open(rules, f"{job.path}/{config}")),
+                env=_CLEAN,
+                pass_fds=(lock, place, said, rules),
+                preexec_fn=lambda: _confine(max_bytes),
+                start_new_session=True,
             )
         files.write_record(job.folder, f"{module}.pid", f"{process.pid} {kernel.start_time(process.pid)}".encode())
         os.close(lock)

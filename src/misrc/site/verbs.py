@@ -47,8 +47,14 @@ class Session:
     """One request of one connection."""
 
     def __init__(
-        self, site: str, policy: Policy, root: int, ledger: Ledger, releaser: Releaser,
-        stdin: BinaryIO, stdout: BinaryIO,
+        self,
+        site: str,
+        policy: Policy,
+        root: int,
+        ledger: Ledger,
+        releaser: Releaser,
+        stdin: BinaryIO,
+        stdout: BinaryIO,
     ) -> None:
         self.site = site
         self.policy = policy
@@ -76,11 +82,21 @@ class Session:
         self._record(command)
         version = ".".join(str(part) for part in transfer.rsync_version())
         limits = self.policy.limits
-        self._answer(Reply(hello=Hello(
-            misrc=__version__, python=".".join(map(str, sys.version_info[:3])), rsync=version, site=self.site,
-            programs=tuple(sorted(self.policy.programs)), job_bytes=limits.size("job_bytes") or 0,
-            files=limits.files, free_bytes=self._free(), clock=time.time(),
-        )))
+        self._answer(
+            Reply(
+                hello=Hello(
+                    misrc=__version__,
+                    python=".".join(map(str, sys.version_info[:3])),
+                    rsync=version,
+                    site=self.site,
+                    programs=tuple(sorted(self.policy.programs)),
+                    job_bytes=limits.size("job_bytes") or 0,
+                    files=limits.files,
+                    free_bytes=self._free(),
+                    clock=time.time(),
+                )
+            )
+        )
 
     def _open(self, command: Command) -> None:
         request, inline = self._read_open(command.job)
@@ -377,8 +393,12 @@ class Session:
     def _status(self, job: JobFolder, **fields: object) -> Reply:
         record = job.read()
         return Reply(
-            state=record.state, outcome=record.outcome, reason=record.reason or None, since=record.since,
-            progress=read_progress(job), **fields,  # type: ignore[arg-type]
+            state=record.state,
+            outcome=record.outcome,
+            reason=record.reason or None,
+            since=record.since,
+            progress=read_progress(job),
+            **fields,  # type: ignore[arg-type]
         )
 
     exit_status = 0

@@ -75,7 +75,9 @@ class Reply:
 
 def render_reply(reply: Reply) -> bytes:
     """The reply's line; keys without a value are left out."""
-    plain = {key: value for key, value in encode(reply).items() if value is not None and value is not False and value != []}
+    plain = {
+        key: value for key, value in encode(reply).items() if value is not None and value is not False and value != []
+    }
     return dump_json(plain) + b"\n"
 
 

@@ -18,13 +18,31 @@ IO_TIMEOUT = 600
 
 # What our own client sends; the daemon refuses every other option before it looks at a path.
 _ALLOWED = (
-    "server", "daemon", "sender", "recursive", "r", "times", "t", "timeout", "e", "rsh",
+    "server",
+    "daemon",
+    "sender",
+    "recursive",
+    "r",
+    "times",
+    "t",
+    "timeout",
+    "e",
+    "rsh",
     # Without these two a cut transfer would start from zero; at a sender they only arrive, and change nothing.
-    "partial", "inplace",
+    "partial",
+    "inplace",
 )
 # A wildcard refusal spares these, so they are named: arguments and lists over standard input, and what bends output.
 _SPARED = (
-    "secluded-args", "s", "dry-run", "n", "from0", "checksum-seed", "out-format", "log-format", "copy-devices",
+    "secluded-args",
+    "s",
+    "dry-run",
+    "n",
+    "from0",
+    "checksum-seed",
+    "out-format",
+    "log-format",
+    "copy-devices",
     "write-devices",
 )
 
