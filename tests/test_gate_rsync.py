@@ -14,7 +14,7 @@ from conftest import Site
 from oracle import Oracle, tree
 from transfers import Rsync
 
-from misrc.wire.rsync import Batch, put_argv
+from misrc.wire.rsync import put_argv
 
 FILES = {"a.dat": b"alpha\n", "b.dat": b"beta" * 1000}
 REFUSED = b"server is configured to refuse"
@@ -142,7 +142,7 @@ def test_g38_lists_of_files_are_refused(oracle: Oracle, rsync: Rsync, tmp_path: 
     job = rsync.opened(FILES)
     source = Path(rsync.source(FILES))
     listing.write_bytes(b"\0".join(bytes(source / name) for name in FILES) + b"\0")
-    argv = put_argv("/usr/bin/rsync", str(rsync.rsh), job, Batch(listed=str(listing)))
+    argv = put_argv("/usr/bin/rsync", str(rsync.rsh), job, str(listing))
     assert subprocess.run(argv, capture_output=True, check=False).returncode == 0
     assert rsync.received(job) == FILES
 

@@ -7,7 +7,6 @@ they are hashed here; their manifest follows with `start`.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import os
 import shutil
@@ -23,7 +22,7 @@ from ..job.states import JobState
 from ..wire.grammar import Command, Verb, render_command
 from ..wire.refusals import Refusal
 from ..wire.replies import Reply
-from ..wire.rsync import Batch, put_argv
+from ..wire.rsync import put_argv
 from .answers import INPUTS, RECEIPT, note_accepted, note_answer, tell_program
 from .connection import Connection
 from .jobs import InputFile, JobStore, MintJob
@@ -105,19 +104,18 @@ def _stage_by_rsync(store: JobStore, connection: Connection, record: MintJob) ->
     command = render_command(Command(Verb.OPEN, record.job))
     # Hashing begins while the connection is still being made.
     hashing = _Hashing(store.read_inputs())
-    with _batches(store) as batches:
+    with _listed(store) as listed:
         reply, _ = connection.retrying(lambda: connection.ask(command, request))
         if reply.state is not None and reply.state.started:
             note_accepted(store, reply)
             return
-        for batch in batches:
-            connection.retrying(functools.partial(_put, store, connection, record, batch))
+        connection.retrying(lambda: _put(store, connection, record, listed))
     store.write(INPUTS, render_manifest(hashing.result()))
     store.advance(JobState.STAGED)
 
 
-def _put(store: JobStore, connection: Connection, record: MintJob, batch: Batch) -> None:
-    argv = put_argv(RSYNC, connection.rsh(), record.job, batch)
+def _put(store: JobStore, connection: Connection, record: MintJob, listed: str) -> None:
+    argv = put_argv(RSYNC, connection.rsh(), record.job, listed)
     try:
         run_rsync(connection, argv, lambda done: store.tell_progress(phase="stage", done=done, total=record.bytes))
     except Refused as refused:
@@ -158,32 +156,29 @@ class _Hashing:
 
 
 @contextlib.contextmanager
-def _batches(store: JobStore) -> Iterator[list[Batch]]:
-    """What rsync sends: a list of all files that bear their right name, made so by hard links where they do not.
+def _listed(store: JobStore) -> Iterator[str]:
+    """A list for rsync of all inputs under their right names, which hard links give where the files do not have them.
 
-    A file that can get its name neither way (it lies on another file system) is sent alone, under its new name.
+    Where no link is possible (another file system, another owner) a copy stands in.
     """
     folder = store.path / "sending"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     names = store.path / "sending.list"
-    listed: list[str] = []
-    alone: list[Batch] = []
+    listed = []
     for item in store.read_inputs():
         if os.path.basename(item.path) == item.name and not os.path.islink(item.path):
             listed.append(item.path)
             continue
-        path, link = os.path.realpath(item.path), folder / item.name
+        path, named = os.path.realpath(item.path), folder / item.name
         try:
-            os.link(path, link)
-            listed.append(str(link))
+            os.link(path, named)
         except OSError:
-            alone.append(Batch(source=path, name=item.name))
-    if listed:
-        names.write_bytes(b"".join(os.fsencode(path) + b"\0" for path in listed))
-        alone.append(Batch(listed=str(names)))
+            shutil.copy2(path, named)
+        listed.append(str(named))
+    names.write_bytes(b"".join(os.fsencode(path) + b"\0" for path in listed))
     try:
-        yield alone
+        yield str(names)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         names.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ Facts: rsyncd.conf(5) and rsync(1) of rsync 3.5.0.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import List, Optional, Tuple
 
 # 3.5.0 mends CVE-2026-53783 (a restricted directory could be left) and 32 more.
@@ -86,22 +85,11 @@ def server_argv(rsync: str, config: str) -> List[str]:
     return [rsync, "--server", "--daemon", f"--config={config}", "."]
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What one call of rsync sends: the files of a NUL-separated list of absolute paths, or one file under a name."""
-
-    listed: Optional[str] = None
-    source: str = ""
-    name: str = ""
-
-
-def put_argv(rsync: str, rsh: str, job: str, batch: Batch) -> List[str]:
-    """The client's argv for sending."""
+def put_argv(rsync: str, rsh: str, job: str, listed: str) -> List[str]:
+    """The client's argv for sending the files of `listed`, a NUL-separated list of absolute paths, flat."""
     argv = [rsync, "-t", "--partial", "--inplace", "--info=progress2"]
     argv += [f"--timeout={IO_TIMEOUT}", f"--rsh={rsh}", f"--rsync-path=put {job}"]
-    if batch.listed is None:
-        return [*argv, "--", batch.source, f"site::{PUT_MODULE}/{batch.name}"]
-    argv += ["--from0", f"--files-from={batch.listed}", "--no-relative", "--no-implied-dirs"]
+    argv += ["--from0", f"--files-from={listed}", "--no-relative", "--no-implied-dirs"]
     return [*argv, "--", "/", f"site::{PUT_MODULE}/"]
 
 
