@@ -146,17 +146,17 @@ def _verify(
     store: JobStore, connection: Connection, arriving: Path, manifest: Manifest, found: Mapping[str, Found]
 ) -> None:
     """Exactly the manifest's files, with the manifest's content; anything else discards the whole."""
-    arrived = {}
+    base = f"{arriving}/"
+    arrived = set()
     for folder, folders, names in os.walk(arriving):
-        if any(os.path.islink(os.path.join(folder, name)) for name in folders):
+        if any(os.path.islink(f"{folder}/{name}") for name in folders):
             raise _discard(store, connection, arriving)
-        for name in names:
-            path = Path(folder, name)
-            arrived[str(path.relative_to(arriving))] = path
-    if set(arrived) != {entry.name for entry in manifest}:
+        inner = f"{folder}/"[len(base) :]
+        arrived.update(inner + name for name in names)
+    if arrived != {entry.name for entry in manifest}:
         raise _discard(store, connection, arriving)
     for entry in manifest:
-        if _measure(arrived[entry.name], entry.size, found.get(entry.name)) != (entry.size, entry.sha256):
+        if _measure(base + entry.name, entry.size, found.get(entry.name)) != (entry.size, entry.sha256):
             raise _discard(store, connection, arriving)
 
 
@@ -165,7 +165,7 @@ def _discard(store: JobStore, connection: Connection, arriving: Path) -> MisrcEr
     return _mismatch(store, connection)
 
 
-def _measure(path: Path, size: int, found: Found | None) -> tuple[int, str]:
+def _measure(path: str, size: int, found: Found | None) -> tuple[int, str]:
     """Size and sha256 of what arrived; a file that was followed to its end is not read again."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=0) as file:
@@ -180,12 +180,12 @@ def _deliver(connection: Connection, record: MintJob, arriving: Path, manifest: 
     """Move declared files into the results folder, each whole or not at all; the names that were taken."""
     declared = NameSet([*connection.site.programs[record.program].outputs, LOG])
     taken = [entry for entry in manifest if entry.name in declared]
+    for folder in {os.path.dirname(entry.name) for entry in taken}:
+        os.makedirs(f"{record.results}/{folder}", exist_ok=True)
     for entry in taken:
-        target = Path(record.results, entry.name)
-        target.parent.mkdir(parents=True, exist_ok=True)
         if entry.name in record.copies:
             copy_whole(arriving / entry.name, Path(record.copies[entry.name]))
-        os.replace(arriving / entry.name, target)
+        os.replace(f"{arriving}/{entry.name}", f"{record.results}/{entry.name}")
     return [entry.name for entry in taken]
 
 
