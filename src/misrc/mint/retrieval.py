@@ -147,7 +147,7 @@ def _verify(
 ) -> None:
     """Exactly the manifest's files, with the manifest's content; anything else discards the whole."""
     base = f"{arriving}/"
-    arrived = set()
+    arrived: set[str] = set()
     for folder, folders, names in os.walk(arriving):
         if any(os.path.islink(f"{folder}/{name}") for name in folders):
             raise _discard(store, connection, arriving)
