@@ -8,7 +8,6 @@ import re
 import string
 import subprocess
 import sys
-import tarfile  # noqa: F401 - the point of one test is that the site never needs it
 from collections.abc import Iterator
 from pathlib import Path
 

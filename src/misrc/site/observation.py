@@ -18,6 +18,8 @@ from .release import TAIL_BYTES
 LOG_CHUNK = 256 << 10
 # How often a waiting connection looks whether somebody still looks after the job.
 REVIVE_SECONDS = 1.0
+# Who has waited so many seconds can wait some more: hundreds of waiting jobs must cost next to nothing.
+PATIENT_AFTER = 60.0
 
 
 class Watch:
@@ -39,7 +41,7 @@ class Watch:
         if self._stdout is not None:
             poller.register(self._stdout.fileno(), 0)
         pause, stamp, record = 0.004, (-1, -1), self._job.read()
-        looked = time.monotonic()
+        begun = looked = time.monotonic()
         while True:
             status = os.stat("job.json", dir_fd=self._job.folder)
             # Two writes within one tick of the clock have the same time, but not the same file.
@@ -55,7 +57,8 @@ class Watch:
             self._tell(record)
             if poller.poll(min(pause, left) * 1000 + 1):
                 raise BrokenPipeError
-            pause = min(pause * 1.25, 2.0)
+            patient = time.monotonic() - begun > PATIENT_AFTER
+            pause = min(pause * 1.25, 5.0 if patient else 2.0)
 
     def _tell(self, record: JobRecord) -> None:
         if self._stdout is None or time.monotonic() < self._next:
