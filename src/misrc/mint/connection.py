@@ -138,7 +138,7 @@ class Connection:
             finally:
                 killer.cancel()
         if reply.refused is not None:
-            raise self._refused(reply.refused)
+            raise self.explain_refusal(reply.refused)
         return reply, sections
 
     @contextlib.contextmanager
@@ -169,11 +169,11 @@ class Connection:
         text = errors.decode("utf-8", "replace")
         denied = re.search(r"misrc: denied \((E[0-9]{2})\)", text)
         if denied:
-            return self._refused(denied[1])
+            return self.explain_refusal(denied[1])
         return self.explain_ssh(text) or (
             Unreachable(self._say("ssh.unreachable", why="no answer in time"))
             if killer.struck
-            else Unreachable(self._say("ssh.unreachable", why=_last_line(text) or "the connection was cut"))
+            else Unreachable(self._say("ssh.unreachable", why=last_line(text) or "the connection was cut"))
             if status == 255 or "cut" in str(cause) or "no reply" in str(cause)
             else MisrcError(self._say("ssh.protocol", why=str(cause)))
         )
@@ -191,7 +191,8 @@ class Connection:
         address = f"{self.site.address}:{self.site.port}"
         return say(key, site=self.site.id, address=address, contact=contact, **values)
 
-    def _refused(self, code: str) -> MisrcError:
+    def explain_refusal(self, code: str) -> MisrcError:
+        """What a refusal code means to whoever called."""
         why = say(code, contact=self.site.contact_site or "the site") if re.fullmatch("E[0-9]{2}", code) else "?"
         if code in (Refusal.BUSY.value, Refusal.INTERNAL.value):
             return Unreachable(self._say("ssh.unreachable", why=why))
@@ -231,7 +232,8 @@ def _exchange(
     return read_reply(process.stdout, on_progress)  # type: ignore[arg-type]
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
+    """The last line that another program said, safe to print."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return re.sub(r"[^\x20-\x7e]", "?", lines[-1])[:200] if lines else ""
 

@@ -189,7 +189,7 @@ class Driver:
                 self.display.close()
         record = self.store.read()
         reach("run.leave")
-        return self._conclude(record)
+        return self.conclude(record)
 
     def _drive(self, connection: Connection) -> None:
         connection.open()
@@ -299,7 +299,8 @@ class Driver:
 
     # -- the end ------------------------------------------------------------------------------------------------
 
-    def _conclude(self, record: MintJob) -> MintJob:
+    def conclude(self, record: MintJob) -> MintJob:
+        """The record of a job that went well; otherwise the error that says how it ended."""
         contact = self.site.contact_site or self.site.id
         job, results = record.job, record.results
         if record.outcome is Outcome.FAILED:
@@ -326,7 +327,7 @@ def cancel_job(store: JobStore, site: Interface, display: Display) -> MintJob:
         raise JobCancelled(say("job.cancelled", job=store.job))
     record = store.read()
     if record.state is JobState.CLOSED:
-        return Driver(store, site, display)._conclude(record)
+        return Driver(store, site, display).conclude(record)
     if not record.state.final:
         store.update(cancel=True)
         connection = Connection.make(site)

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 
 from ..job.errors import MisrcError, Unreachable
-from .connection import Connection, _last_line
+from .connection import Connection, last_line
 from .launch import die_with_parent
 from .messages import say
 
@@ -24,7 +24,8 @@ _LOCAL = {3, 11, 23}
 def run_rsync(connection: Connection, argv: list[str], tell: Callable[[int], None]) -> bool:
     """Run one transfer; its success means nothing yet (the manifest decides), its failure is an error.
 
-    True: every file was written once, from the front to the back; False: rsync had to go over one again.
+    True: rsync had nothing to say, so every file was written once, from the front to the back. False: one may have
+    been written over, and what was hashed on the way does not count.
     """
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C"}
     with tempfile.TemporaryFile() as errors:
@@ -47,7 +48,8 @@ def run_rsync(connection: Connection, argv: list[str], tell: Callable[[int], Non
         text = errors.read(8192).decode("utf-8", "replace")
     if status != 0:
         raise _explain(connection, status, text)
-    return "failed verification" not in text
+    # It says so where it goes over a file again; and the other side can say much to hide that line.
+    return not text
 
 
 def _prepare() -> None:
@@ -73,8 +75,8 @@ def _explain(connection: Connection, status: int, text: str) -> MisrcError:
         return known
     denied = re.search(r"misrc: denied \((E[0-9]{2})\)", text)
     if denied:
-        return connection._refused(denied[1])
-    why = _last_line(text.replace("rsync error: ", "")) or f"rsync {status}"
+        return connection.explain_refusal(denied[1])
+    why = last_line(text.replace("rsync error: ", "")) or f"rsync {status}"
     if status in _LOCAL and "No space left" in text:
         return MisrcError(say("transfer.failed", site=connection.site.id, why="no space left"))
     return Unreachable(say("transfer.failed", site=connection.site.id, why=why))
