@@ -1,8 +1,8 @@
 """Hash files while they arrive: a large transfer is verified when its last byte is, not a hash later.
 
-Only files that did not exist when the transfer began are followed: rsync writes those from the front to the back. It
-returns to bytes that it has written only after its own check of the whole file failed; whoever uses a follower must
-then throw its findings away, or check the file once more where it is used.
+Only files that did not exist when the transfer began are followed: rsync writes those one after the other, each from
+the front to the back. It returns to bytes that it has written only after its own check of the whole file failed;
+whoever uses a follower must then throw its findings away, or check the file once more where it is used.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import resource
 import stat
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Set
 
@@ -21,6 +22,8 @@ from .manifest import BLOCK
 FOLLOWED_FROM = 8 << 20
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _PAUSE = 0.02
+# Looking for new files may take this share of the time: a folder of many small ones is slow to read.
+_SHARE = 0.02
 
 
 @dataclass
@@ -81,15 +84,16 @@ class Follower:
         buffer = memoryview(bytearray(BLOCK))
         while True:
             last = self._done.is_set()
-            self._look()
+            looked = self._look()
             moved = any([self._advance(followed, buffer) for followed in list(self._files.values())])
             if last and not moved:
                 return
             if not moved:
-                self._done.wait(_PAUSE)
+                self._done.wait(max(_PAUSE, looked / _SHARE))
 
-    def _look(self) -> None:
-        """Take up files that have grown large since the transfer began."""
+    def _look(self) -> float:
+        """Take up files that have grown large since the transfer began; how long finding them took, in seconds."""
+        began = time.monotonic()
         for name in self._large_names():
             try:
                 descriptor = os.open(name, _FLAGS, dir_fd=self._folder)
@@ -99,6 +103,7 @@ class Follower:
                 self._files[name] = _Followed(descriptor)
             else:
                 os.close(descriptor)
+        return time.monotonic() - began
 
     def _large_names(self) -> List[str]:
         found: List[str] = []
@@ -116,11 +121,12 @@ class Follower:
         return found
 
     def _advance(self, followed: _Followed, buffer: memoryview) -> bool:
-        """Hash at most 64 blocks more, so that every file has its turn."""
-        for turn in range(64):
+        """Hash at most 64 blocks more, so that every file has its turn; whether a pause would lose time."""
+        for _ in range(64):
             count = os.readv(followed.descriptor, [buffer])
-            if not count:
-                return turn > 0
             followed.digest.update(buffer[:count])
             followed.size += count
+            if count < len(buffer):
+                # Caught up: waiting for more is cheaper than hashing crumbs. At the end, only nothing is nothing.
+                return count > 0 and self._done.is_set()
         return True

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
-from typing import BinaryIO, Callable, Iterable, Tuple
+from typing import Callable, Iterable, Tuple
 
 from .codec import CodecError, parse_json
 from .names import NameRefused, check_distinct
@@ -101,19 +102,19 @@ def check_manifest(entries: Iterable[Entry], check_name: Callable[[str], None]) 
     return given
 
 
-def hash_stream(stream: BinaryIO, size_hint: int = BLOCK) -> Tuple[int, str]:
-    """Bytes read to the end, and their sha256. `size_hint` saves a large buffer for a small file."""
+def hash_descriptor(descriptor: int, size_hint: int = BLOCK) -> Tuple[int, str]:
+    """Bytes from an open file's position to its end, and their sha256. `size_hint` spares a large buffer."""
     digest = hashlib.sha256()
     size = 0
     if size_hint < BLOCK:
-        data = stream.read(size_hint + 1)
+        data = os.read(descriptor, size_hint + 1)
         digest.update(data)
         size = len(data)
         if size == size_hint:
             return size, digest.hexdigest()
     view = memoryview(bytearray(BLOCK))
     while True:
-        count = stream.readinto(view)  # type: ignore[attr-defined]
+        count = os.readv(descriptor, [view])
         if not count:
             return size, digest.hexdigest()
         digest.update(view[:count])

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+
+from .places import state_folder
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
@@ -38,6 +43,41 @@ def _find_below(root: int) -> list[int]:
         frontier = {pid for pid, parent in parents.items() if parent in frontier}
         found += frontier
     return found
+
+
+class Turn:
+    """One of this node's places for plays that are beginning: many jobs may end at once, and each loads Ansible anew.
+
+    Whoever runs a play gives the place on as soon as its first step works, so a long transfer keeps nobody waiting.
+    """
+
+    PLACES = 2 * (os.cpu_count() or 1)
+
+    def __init__(self) -> None:
+        folder = state_folder() / "turns"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._descriptor = _take(folder)
+        while self._descriptor is None:
+            time.sleep(random.uniform(0.1, 0.3))
+            self._descriptor = _take(folder)
+
+    def release(self) -> None:
+        """Give the place on; doing it again changes nothing."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _take(folder: Path) -> int | None:
+    for number in range(Turn.PLACES):
+        descriptor = os.open(folder / str(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+        else:
+            return descriptor
+    return None
 
 
 class Play:

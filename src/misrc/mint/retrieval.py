@@ -21,7 +21,7 @@ from ..job.errors import BadRequest, MisrcError, Refused
 from ..job.faults import reach
 from ..job.following import Follower, Found, identify
 from ..job.interface import REQUIRED
-from ..job.manifest import Manifest, digest_manifest, hash_stream, parse_manifest, total_bytes
+from ..job.manifest import Manifest, digest_manifest, hash_descriptor, parse_manifest, total_bytes
 from ..job.names import NameSet, check_result_name
 from ..job.quantities import format_size
 from ..job.receipt import NAMESPACE, parse_receipt
@@ -105,7 +105,7 @@ def _receive(store: JobStore, connection: Connection, arriving: Path, manifest: 
     found: Mapping[str, Found] = {}
     if not _take_small(store, arriving, manifest):
         total = total_bytes(manifest)
-        argv = get_argv(RSYNC, connection.rsh(), store.job, str(arriving))
+        argv = get_argv(RSYNC, connection.rsh(), store.job)
         tell = functools.partial(store.tell_progress, phase="retrieve", total=total)
         found = connection.retrying(lambda: _fetch(connection, argv, arriving, lambda done: tell(done=done)))
     _verify(store, connection, arriving, manifest, found)
@@ -116,7 +116,7 @@ def _fetch(connection: Connection, argv: list[str], arriving: Path, tell: Callab
     folder = os.open(arriving, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     follower = Follower(folder)
     try:
-        clean = run_rsync(connection, argv, tell)
+        clean = run_rsync(connection, argv, str(arriving), tell)
     finally:
         found = follower.finish()
         os.close(folder)
@@ -171,7 +171,7 @@ def _measure(path: str, size: int, found: Found | None) -> tuple[int, str]:
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=0) as file:
             if found is not None and found.identity == identify(os.fstat(file.fileno())):
                 return found.size, found.sha256
-            return hash_stream(file, size)
+            return hash_descriptor(file.fileno(), size)
     except OSError:
         return -1, ""
 

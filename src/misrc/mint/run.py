@@ -29,7 +29,7 @@ from . import execution
 from .connection import Connection
 from .display import Display, format_elapsed
 from .jobs import FAILURE, PROGRESS, InputFile, JobStore, MintJob, derive_job_id
-from .launch import Play
+from .launch import Play, Turn
 from .messages import say
 from .request import RunRequest, check_request
 from .retrieval import copy_whole, missing_outputs
@@ -209,6 +209,7 @@ class Driver:
     def _play(self, connection: Connection) -> None:
         """One run of the playbook, until it ends or the record says that its work is done."""
         self.store.drop(FAILURE)
+        turn = Turn()
         play = self.play or Play()
         self.play = None
         try:
@@ -218,11 +219,14 @@ class Driver:
             while status is None and not self.store.has_changed_to(JobState.CLOSED):
                 connection.note_master()
                 if time.monotonic() - shown > REPORT_SECONDS:
+                    if self.store.is_busy("phase.lock"):
+                        turn.release()
                     self._report()
                     shown = time.monotonic()
                 status = play.wait(LOOK_SECONDS)
             self._judge(status or 0, play.folder)
         finally:
+            turn.release()
             play.end()
 
     def _drop_play(self) -> None:

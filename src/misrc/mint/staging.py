@@ -7,22 +7,24 @@ they are hashed here; their manifest follows with `start`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..job.errors import BadRequest, JobCancelled, MisrcError, Refused
 from ..job.faults import reach
-from ..job.manifest import Entry, Manifest, digest_manifest, hash_stream, make_manifest, render_manifest
+from ..job.manifest import Entry, digest_manifest, hash_descriptor, make_manifest, render_manifest
 from ..job.spec import MAX_INLINE_BYTES, MAX_SPEC_BYTES, JobSpec, OpenRequest, render_open
 from ..job.states import JobState
 from ..wire.grammar import Command, Verb, render_command
 from ..wire.refusals import Refusal
 from ..wire.replies import Reply
-from ..wire.rsync import put_argv
+from ..wire.rsync import put_argv, split_names
 from .answers import INPUTS, RECEIPT, note_accepted, note_answer, tell_program
 from .connection import Connection
 from .jobs import InputFile, JobStore, MintJob
@@ -103,82 +105,96 @@ def _stage_by_rsync(store: JobStore, connection: Connection, record: MintJob) ->
     request = render_open(OpenRequest(announce(record, None)))
     command = render_command(Command(Verb.OPEN, record.job))
     # Hashing begins while the connection is still being made.
-    hashing = _Hashing(store.read_inputs())
-    with _listed(store) as listed:
+    inputs = store.read_inputs()
+    hashing = _Hashing(inputs)
+    with _gathered(store.path / "sending", inputs) as folder:
         reply, _ = connection.retrying(lambda: connection.ask(command, request))
         if reply.state is not None and reply.state.started:
             note_accepted(store, reply)
             return
-        connection.retrying(lambda: _put(store, connection, record, listed))
-    store.write(INPUTS, render_manifest(hashing.result()))
+        connection.retrying(lambda: _put(store, connection, folder, inputs))
+    store.write(INPUTS, hashing.result())
     store.advance(JobState.STAGED)
 
 
-def _put(store: JobStore, connection: Connection, record: MintJob, listed: str) -> None:
-    argv = put_argv(RSYNC, connection.rsh(), record.job, listed)
+def _put(store: JobStore, connection: Connection, folder: str, inputs: Sequence[InputFile]) -> None:
+    sizes = {item.name: item.size for item in inputs}
+    total, before = sum(sizes.values()), 0
     try:
-        run_rsync(connection, argv, lambda done: store.tell_progress(phase="stage", done=done, total=record.bytes))
+        for names in split_names(tuple(sizes)):
+            argv = put_argv(RSYNC, connection.rsh(), store.job, names)
+            tell = functools.partial(_tell, store, before, total)
+            run_rsync(connection, argv, folder, tell)
+            before += sum(sizes[name] for name in names)
     except Refused as refused:
         # A start that got through before a cut has closed `in/`: then the inputs are there.
         if refused.code != Refusal.STATE.value:
             raise
 
 
+def _tell(store: JobStore, before: int, total: int, done: int) -> None:
+    store.tell_progress(phase="stage", done=before + done, total=total)
+
+
 class _Hashing:
-    """Hashes the inputs in a thread while rsync sends them."""
+    """Makes the manifest's document in a thread while rsync sends the files."""
 
     def __init__(self, inputs: Sequence[InputFile]) -> None:
         self._inputs = inputs
-        self._entries: list[Entry] = []
+        self._document = b""
         self._error: MisrcError | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         try:
-            for item in self._inputs:
-                with _open_input(item).open("rb", buffering=0) as file:
-                    size, digest = hash_stream(file, item.size)
-                if size != item.size:
-                    raise BadRequest(say("input.changed", path=item.path, name=item.name))
-                self._entries.append(Entry(item.name, size, digest))
+            self._document = render_manifest(make_manifest(map(_hash_input, self._inputs)))
         except MisrcError as error:
             self._error = error
         except OSError as error:
             self._error = BadRequest(f"{error.filename}: {error.strerror}")
 
-    def result(self) -> Manifest:
-        """The manifest, when all is hashed."""
+    def result(self) -> bytes:
+        """The document, when all is hashed."""
         self._thread.join()
         if self._error is not None:
             raise self._error
-        return make_manifest(self._entries)
+        return self._document
+
+
+def _hash_input(item: InputFile) -> Entry:
+    descriptor = os.open(item.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise BadRequest(say("input.missing", path=item.path, name=item.name))
+        size, digest = hash_descriptor(descriptor, item.size)
+    finally:
+        os.close(descriptor)
+    if size != item.size:
+        raise BadRequest(say("input.changed", path=item.path, name=item.name))
+    return Entry(item.name, size, digest)
 
 
 @contextlib.contextmanager
-def _listed(store: JobStore) -> Iterator[str]:
-    """A list for rsync of all inputs under their right names, which hard links give where the files do not have them.
+def _gathered(private: Path, inputs: Sequence[InputFile]) -> Iterator[str]:
+    """A folder in which all inputs lie under their right names.
 
-    Where no link is possible (another file system, another owner) a copy stands in.
+    Their own, where they share one and have them; else a private one, filled with hard links. Where no link is
+    possible (another file system, another owner) a copy stands in.
     """
-    folder = store.path / "sending"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700)
-    names = store.path / "sending.list"
-    listed = []
-    for item in store.read_inputs():
-        if os.path.basename(item.path) == item.name and not os.path.islink(item.path):
-            listed.append(item.path)
-            continue
-        path, named = os.path.realpath(item.path), folder / item.name
-        try:
-            os.link(path, named)
-        except OSError:
-            shutil.copy2(path, named)
-        listed.append(str(named))
-    names.write_bytes(b"".join(os.fsencode(path) + b"\0" for path in listed))
+    folders = {os.path.dirname(item.path) for item in inputs}
+    if len(folders) == 1 and all(os.path.basename(i.path) == i.name and not os.path.islink(i.path) for i in inputs):
+        yield folders.pop()
+        return
+    shutil.rmtree(private, ignore_errors=True)
+    private.mkdir(mode=0o700)
     try:
-        yield str(names)
+        for item in inputs:
+            path, named = os.path.realpath(item.path), private / item.name
+            try:
+                os.link(path, named)
+            except OSError:
+                shutil.copy2(path, named)
+        yield str(private)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        names.unlink(missing_ok=True)
+        shutil.rmtree(private, ignore_errors=True)

@@ -21,8 +21,8 @@ _BYTES = re.compile(rb"\s*([0-9][0-9,]*)\s+[0-9]+%")
 _LOCAL = {3, 11, 23}
 
 
-def run_rsync(connection: Connection, argv: list[str], tell: Callable[[int], None]) -> bool:
-    """Run one transfer; its success means nothing yet (the manifest decides), its failure is an error.
+def run_rsync(connection: Connection, argv: list[str], folder: str, tell: Callable[[int], None]) -> bool:
+    """Run one transfer in `folder`; its success means nothing yet (the manifest decides), its failure is an error.
 
     True: rsync had nothing to say, so every file was written once, from the front to the back. False: one may have
     been written over, and what was hashed on the way does not count.
@@ -35,6 +35,7 @@ def run_rsync(connection: Connection, argv: list[str], tell: Callable[[int], Non
             stdout=subprocess.PIPE,
             stderr=errors,
             env=environment,
+            cwd=folder,
             preexec_fn=_prepare,
         )
         try:

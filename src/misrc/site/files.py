@@ -24,6 +24,7 @@ __all__ = [
     "locked",
     "measure",
     "open_folder",
+    "open_known",
     "open_regular",
     "opened",
     "prune",
@@ -42,12 +43,17 @@ class NotRegular(OSError):
 
 def open_regular(folder: int, name: str, single: bool = False) -> int:
     """Open a plain file below the open folder for reading, or raise NotRegular; `single` refuses a second name."""
+    return open_known(folder, name, single)[0]
+
+
+def open_known(folder: int, name: str, single: bool = False) -> Tuple[int, os.stat_result]:
+    """The same, with what fstat says."""
     descriptor = os.open(name, READ, dir_fd=folder)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or (single and status.st_nlink != 1):
         os.close(descriptor)
         raise NotRegular(name)
-    return descriptor
+    return descriptor, status
 
 
 def read_record(folder: int, name: str, limit: int = 1 << 20) -> Optional[bytes]:
@@ -152,14 +158,16 @@ def _list_names(folder: int) -> List[str]:
 
 
 def measure(folder: int) -> Tuple[int, int]:
-    """Number and total bytes of the files directly in the open folder."""
-    files = size = 0
+    """Number and total bytes of the files directly in the open folder.
+
+    By name, since a folder that grows meanwhile may list an entry twice.
+    """
+    sizes = {}
     with os.scandir(folder) as entries:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):
-                size += entry.stat(follow_symlinks=False).st_size
-                files += 1
-    return files, size
+                sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
+    return len(sizes), sum(sizes.values())
 
 
 def free_bytes(path: str) -> int:

@@ -122,7 +122,7 @@ class Installation:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             with open(path, "wb") as file:
                 file.write(data)
-        compileall.compile_dir(target, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH)
+        compileall.compile_dir(target, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
         temporary = f"{self.home.code}.new"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)

@@ -10,10 +10,11 @@ import resource
 import stat
 from typing import List, NoReturn, Optional
 
-from ..job.manifest import hash_stream
+from ..job.manifest import hash_descriptor
 from ..job.policy import Limits, ProgramRule
 from ..wire.refusals import Denied, Refusal
 from . import kernel
+from .files import opened
 
 STARTED = "started"
 
@@ -22,13 +23,13 @@ def check_program(rule: ProgramRule) -> str:
     """The program file's sha256, or Denied(TAMPERED) where it is not the one that the policy means."""
     try:
         descriptor = os.open(rule.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:
+        with opened(descriptor):
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or not status.st_mode & 0o111:
                 raise Denied(Refusal.TAMPERED, "the program is not an executable file")
             if status.st_uid not in (0, os.getuid()) or status.st_mode & 0o022:
                 raise Denied(Refusal.TAMPERED, "the program belongs to, or can be written by, somebody else")
-            digest = hash_stream(file)[1]
+            digest = hash_descriptor(descriptor)[1]
     except OSError as error:
         raise Denied(Refusal.TAMPERED, f"program: {error.strerror}") from None
     if rule.sha256 is not None and digest != rule.sha256:

@@ -14,7 +14,15 @@ from typing import BinaryIO, List, Optional, Tuple
 
 from .. import __version__
 from ..job.faults import reach
-from ..job.manifest import Entry, Manifest, digest_manifest, hash_stream, make_manifest, render_manifest, total_bytes
+from ..job.manifest import (
+    Entry,
+    Manifest,
+    digest_manifest,
+    hash_descriptor,
+    make_manifest,
+    render_manifest,
+    total_bytes,
+)
 from ..job.names import NameRefused, NameSet, check_distinct, check_result_name
 from ..job.policy import Policy, ProgramRule
 from ..job.receipt import NAMESPACE, Receipt, render_receipt, salted_hash
@@ -217,8 +225,8 @@ class Selection:
     def _is_unchanged(self, parent: int, name: str, path: str) -> bool:
         entry = self._inputs[path]
         try:
-            with open(files.open_regular(parent, name), "rb") as file:
-                return hash_stream(file, entry.size) == (entry.size, entry.sha256)
+            with files.opened(files.open_regular(parent, name)) as descriptor:
+                return hash_descriptor(descriptor, entry.size) == (entry.size, entry.sha256)
         except OSError:
             return False
 
@@ -232,9 +240,9 @@ def _measure(job: JobFolder, rule: ProgramRule) -> Manifest:
         if path != keeper.COMBINED and not selection.allows(path, status):
             os.unlink(name, dir_fd=parent)
             return
-        with open(files.open_regular(parent, name, single=True), "rb") as file:
-            os.fchmod(file.fileno(), files.PRIVATE_FILE)
-            entries.append(Entry(path, *hash_stream(file, status.st_size)))
+        with files.opened(files.open_regular(parent, name, single=True)) as descriptor:
+            os.fchmod(descriptor, files.PRIVATE_FILE)
+            entries.append(Entry(path, *hash_descriptor(descriptor, status.st_size)))
 
     with files.opened(job.sub("return")) as folder:
         files.walk(folder, visit)

@@ -13,9 +13,10 @@ import subprocess
 import time
 from typing import Any, Callable, Dict, Tuple
 
-from ..job.codec import encode
+from ..job.codec import parse_json
 from ..job.faults import reach
 from ..job.following import Follower, Found
+from ..job.manifest import MAX_DOCUMENT_BYTES
 from ..wire import rsync
 from ..wire.refusals import Denied, Refusal
 from . import files, kernel, workspace
@@ -90,12 +91,14 @@ def note_found(job: JobFolder, found: "Dict[str, Found]") -> None:
     They spare time there, and are not trusted beyond it: the copy for the program is hashed in any case.
     """
     if found:
-        files.write_json(job.folder, FOUND, {**read_found(job), **{name: encode(one) for name, one in found.items()}})
+        listed = {name: [one.size, one.sha256, one.identity] for name, one in found.items()}
+        files.write_json(job.folder, FOUND, {**read_found(job), **listed})
 
 
 def read_found(job: JobFolder) -> "Dict[str, Any]":
     """What earlier transfers noted."""
-    plain = files.read_json(job.folder, FOUND)
+    document = files.read_record(job.folder, FOUND, MAX_DOCUMENT_BYTES)
+    plain = None if document is None else parse_json(document)
     return plain if isinstance(plain, dict) else {}
 
 

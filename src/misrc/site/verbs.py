@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Tuple
+from typing import BinaryIO, Dict, Iterator, List, Optional, Tuple
 
 from .. import __version__
 from ..job.arguments import ArgumentRefused, fill_arguments
@@ -18,8 +18,7 @@ from ..job.manifest import (
     MAX_DOCUMENT_BYTES,
     Entry,
     Manifest,
-    digest_manifest,
-    hash_stream,
+    hash_descriptor,
     parse_manifest,
     render_manifest,
     total_bytes,
@@ -116,7 +115,8 @@ class Session:
             self._check_names(self._rule(spec), request.inline or ())
             self._record(command, already=True)
         if request.start and not request.dry_run and not job.read().state.started:
-            self._accept(job, request.inline or ())
+            manifest = request.inline or ()
+            self._accept(job, manifest, render_manifest(manifest))
         self._revive(job, job.read().state)
         if request.start and request.wait:
             self._answer_after(job, request.wait, 0)
@@ -206,11 +206,11 @@ class Session:
         already = job.read().state.started
         self._record(command, already=already)
         if not already:
-            self._accept(job, self._read_manifest(job.spec()))
+            self._accept(job, *self._read_manifest(job.spec()))
         self._revive(job, job.read().state)
         self._answer(self._status(job, already=already))
 
-    def _read_manifest(self, spec: JobSpec) -> Manifest:
+    def _read_manifest(self, spec: JobSpec) -> Tuple[Manifest, bytes]:
         document = self.stdin.read(min(MAX_DOCUMENT_BYTES, 4096 + 8192 * spec.files) + 1)
         self._arrived()
         try:
@@ -218,12 +218,12 @@ class Session:
         except CodecError as error:
             raise Denied(Refusal.INPUTS, str(error)) from None
         announced = (len(manifest), total_bytes(manifest))
-        if announced != (spec.files, spec.bytes) or spec.manifest not in (None, digest_manifest(manifest)):
+        if announced != (spec.files, spec.bytes) or spec.manifest not in (None, _hash(document)):
             raise Denied(Refusal.INPUTS, "the manifest is not the announced one")
         self._check_names(self._rule(spec), manifest)
-        return manifest
+        return manifest, document
 
-    def _accept(self, job: JobFolder, manifest: Manifest) -> None:
+    def _accept(self, job: JobFolder, manifest: Manifest, document: bytes) -> None:
         """Check what lies in `in/` against the manifest and queue the job, once."""
         with job.lock():
             if job.read().state.started:
@@ -231,7 +231,7 @@ class Session:
             if transfer.transfer_running(job, "in"):
                 raise Denied(Refusal.BUSY, "a transfer is still running")
             _check_inputs(job, manifest)
-            files.write_record(job.folder, workspace.INPUTS, render_manifest(manifest))
+            files.write_record(job.folder, workspace.INPUTS, document)
             job.advance(*_path(job.read().state, JobState.QUEUED))
 
     # -- put and get --------------------------------------------------------------------------------------------
@@ -425,14 +425,6 @@ def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _was_followed(found: Optional[Dict[str, Any]], entry: Entry, status: os.stat_result) -> bool:
-    """Whether the file was hashed while it arrived, is still the same, and is the announced one."""
-    if found is None:
-        return False
-    whole = (found.get("size"), found.get("sha256")) == (entry.size, entry.sha256)
-    return whole and found.get("identity") == identify(status)
-
-
 def _check_inputs(job: JobFolder, manifest: Manifest) -> None:
     """Exactly the manifest's files lie in `in/`, with the manifest's content; Denied(INPUTS) otherwise."""
     with files.opened(job.sub("in")) as folder:
@@ -442,11 +434,11 @@ def _check_inputs(job: JobFolder, manifest: Manifest) -> None:
         found = transfer.read_found(job)
         for entry in manifest:
             try:
-                with open(files.open_regular(folder, entry.name, single=True), "rb", buffering=0) as file:
-                    status = os.fstat(file.fileno())
-                    if _was_followed(found.get(entry.name), entry, status):
-                        continue
-                    if status.st_size != entry.size or hash_stream(file, entry.size)[1] != entry.sha256:
-                        raise Denied(Refusal.INPUTS, "a file is not the announced one")
+                descriptor, status = files.open_known(folder, entry.name, single=True)
             except OSError:
                 raise Denied(Refusal.INPUTS, "what arrived is not a plain file") from None
+            with files.opened(descriptor):
+                if found.get(entry.name) == [entry.size, entry.sha256, identify(status)]:
+                    continue
+                if status.st_size != entry.size or hash_descriptor(descriptor, entry.size)[1] != entry.sha256:
+                    raise Denied(Refusal.INPUTS, "a file is not the announced one")

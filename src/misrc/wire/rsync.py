@@ -7,7 +7,7 @@ Facts: rsyncd.conf(5) and rsync(1) of rsync 3.5.0.
 from __future__ import annotations
 
 import re
-from typing import List, Optional, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 # 3.5.0 mends CVE-2026-53783 (a restricted directory could be left) and 32 more.
 MINIMUM = (3, 5, 0)
@@ -85,16 +85,31 @@ def server_argv(rsync: str, config: str) -> List[str]:
     return [rsync, "--server", "--daemon", f"--config={config}", "."]
 
 
-def put_argv(rsync: str, rsh: str, job: str, listed: str) -> List[str]:
-    """The client's argv for sending the files of `listed`, a NUL-separated list of absolute paths, flat."""
+def put_argv(rsync: str, rsh: str, job: str, names: Sequence[str]) -> List[str]:
+    """The client's argv for sending files of its current directory, flat.
+
+    The names stand in argv because rsync reads a list of names one byte at a time; `split_names` keeps them few enough.
+    """
     argv = [rsync, "-t", "--partial", "--inplace", "--info=progress2"]
-    argv += [f"--timeout={IO_TIMEOUT}", f"--rsh={rsh}", f"--rsync-path=put {job}"]
-    argv += ["--from0", f"--files-from={listed}", "--no-relative", "--no-implied-dirs"]
-    return [*argv, "--", "/", f"site::{PUT_MODULE}/"]
+    argv += [f"--timeout={IO_TIMEOUT}", f"--rsh={rsh}", f"--rsync-path=put {job}", "--"]
+    return [*argv, *("./" + name for name in names), f"site::{PUT_MODULE}/"]
 
 
-def get_argv(rsync: str, rsh: str, job: str, destination: str) -> List[str]:
-    """The client's argv for fetching into the private directory `destination`."""
+def split_names(names: Sequence[str], most: int = 512 << 10) -> Iterator[Sequence[str]]:
+    """The names in runs of at most `most` bytes with their pointers: Linux takes 2 MiB of argv (execve(2))."""
+    start = size = 0
+    for end, name in enumerate(names):
+        cost = len(name.encode("utf-8")) + 11
+        if size + cost > most and end > start:
+            yield names[start:end]
+            start, size = end, 0
+        size += cost
+    if start < len(names):
+        yield names[start:]
+
+
+def get_argv(rsync: str, rsh: str, job: str) -> List[str]:
+    """The client's argv for fetching into its current directory."""
     argv = [rsync, "-rt", "--partial", "--inplace", "--info=progress2"]
     argv += [f"--timeout={IO_TIMEOUT}", f"--rsh={rsh}", f"--rsync-path=get {job}"]
-    return [*argv, "--", f"site::{GET_MODULE}/", destination.rstrip("/") + "/"]
+    return [*argv, "--", f"site::{GET_MODULE}/", "./"]
