@@ -16,6 +16,7 @@ from ..job.states import JobState, Outcome
 from ..wire.refusals import Denied
 from . import files, keeper
 from .home import Home, open_work_root, read_policy, read_site
+from .host import HostError, describe, plan_host
 from .installer import Installation, InstallError
 from .jobs import find_job, read_jobs
 from .ledger import Ledger, read_lines
@@ -29,7 +30,7 @@ def main(words: List[str], prefix: Optional[str]) -> int:
     home = Home.locate(prefix)
     try:
         return int(options.run(home, options))
-    except (InstallError, LedgerBroken, OSError, ValueError) as error:
+    except (InstallError, HostError, LedgerBroken, OSError, ValueError) as error:
         print(f"misrc-site: {error}", file=sys.stderr)
     except Denied as denied:
         print(f"misrc-site: {denied.note or denied.refusal.value}", file=sys.stderr)
@@ -68,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _install(home: Home, options: argparse.Namespace) -> int:
+    if os.getuid() == 0:
+        return _install_host(options)
     installation = Installation.plan(home, options.prefix, options.site, options.policy, options.authorized_keys)
     print(installation.describe())
     if not options.yes and input("Install this? [y/N] ").strip().lower() not in ("y", "yes"):
@@ -75,6 +78,18 @@ def _install(home: Home, options: argparse.Namespace) -> int:
         return 1
     installation.apply()
     print("Installed.")
+    return 0
+
+
+def _install_host(options: argparse.Namespace) -> int:
+    host = plan_host(options.site, options.policy)
+    pending = host.pending()
+    print(describe(pending, host))
+    if not options.yes and input("Install this? [y/N] ").strip().lower() not in ("y", "yes"):
+        print("Nothing was changed.")
+        return 1
+    changed = host.apply()
+    print("Installed." if changed else "Nothing was to be changed.")
     return 0
 
 
