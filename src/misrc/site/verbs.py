@@ -30,7 +30,7 @@ from ..job.states import JobState, Outcome
 from ..wire.grammar import Command
 from ..wire.refusals import Denied, Refusal
 from ..wire.replies import FILE_PREFIX, Hello, Reply, Section, render_reply
-from . import files, jobs, keeper, supervisor, transfer, workspace
+from . import contract, files, jobs, keeper, supervisor, sweep, transfer, workspace
 from .jobs import JobFolder, JobRecord
 from .ledger import Ledger
 from .observation import Watch, read_log, read_progress
@@ -93,6 +93,7 @@ class Session:
                     files=limits.files,
                     free_bytes=self._free(),
                     clock=time.time(),
+                    frozen=contract.is_frozen(self.ledger.folder),
                 )
             )
         )
@@ -251,8 +252,9 @@ class Session:
         if job.read().state not in (JobState.ENDED, JobState.RETRIEVED):
             raise Denied(Refusal.STATE, "there is nothing to fetch in this state")
         manifest = self._manifest(job)
-        self._record(command)
+        # First, since it may be refused: the day's amount may be used up.
         self._record_leaving(job.job, manifest)
+        self._record(command)
         self._exit(transfer.serve(job, "return", 0, 1 << 62))
 
     def _exit(self, status: int) -> None:
@@ -293,23 +295,43 @@ class Session:
 
     def _report(self, job: JobFolder, record: JobRecord, offset: int) -> Tuple[Reply, Dict[str, bytes]]:
         sections: Dict[str, bytes] = {}
+        if record.state is JobState.ENDED and not self._may_leave(job):
+            # What happened may be known; the log and the results wait for another day, and `get` says why.
+            return self._status(job), self._documents(job)
         log, next_offset = read_log(job, self.policy.programs.get(job.spec().program), record, offset)
         if log:
             sections["log"] = log
         if record.state is JobState.ENDED:
-            for name, file in (("receipt", RECEIPT), ("signature", SIGNATURE), ("manifest", MANIFEST)):
-                data = files.read_record(job.folder, file, MAX_DOCUMENT_BYTES)
-                if data is not None:
-                    sections[name] = data
+            sections.update(self._documents(job))
             sections.update(self._small_results(job))
         return self._status(job, offset=next_offset), sections
+
+    def _documents(self, job: JobFolder) -> Dict[str, bytes]:
+        found = {}
+        for name, file in (("receipt", RECEIPT), ("signature", SIGNATURE), ("manifest", MANIFEST)):
+            data = files.read_record(job.folder, file, MAX_DOCUMENT_BYTES)
+            if data is not None:
+                found[name] = data
+        return found
+
+    def _may_leave(self, job: JobFolder) -> bool:
+        """Whether what the job made still fits into what may leave today."""
+        if self.policy.limits.bytes_out_per_day is None:
+            return True
+        return self.ledger.allows("leave", job=job.job, out=total_bytes(self._manifest(job)))
 
     def _small_results(self, job: JobFolder) -> Dict[str, bytes]:
         """All results, where they are few and small: they need no transfer of their own."""
         manifest = self._manifest(job)
         if total_bytes(manifest) > MAX_INLINE_BYTES or len(manifest) > 64:
             return {}
-        self._record_leaving(job.job, manifest)
+        try:
+            self._record_leaving(job.job, manifest)
+        except Denied as denied:
+            if denied.refusal is not Refusal.BYTES_OUT:
+                raise
+            # Another job's results took the rest of the day's amount just now.
+            return {}
         found = {}
         with files.opened(job.sub("return")) as folder:
             for entry in manifest:
@@ -350,9 +372,7 @@ class Session:
             if state is not JobState.CLOSED:
                 job.advance(*_path(state, JobState.CLOSED))
         self._answer(self._status(job))
-        if self.policy.keep_days == 0:
-            self.ledger.append("delete", essential=True, job=job.job)
-            jobs.delete_job(self.root, self.policy.work_root, job.job)
+        sweep.after_close(job, self.policy, self.ledger)
 
     # -- shared -------------------------------------------------------------------------------------------------
 
@@ -378,13 +398,16 @@ class Session:
 
     def _record_leaving(self, job: str, manifest: Manifest) -> None:
         """Before a byte leaves: every file's name, size and sha256."""
-        records, start, size = [], 0, 0
+        records: List[Dict[str, object]] = []
+        start, size = 0, 0
         for end, entry in enumerate(manifest, 1):
             size += len(entry.name.encode("utf-8")) * 2 + 128
             if size > _RECORD_BYTES or end == len(manifest):
                 records.append({"job": job, "files": [encode(listed) for listed in manifest[start:end]]})
                 start, size = end, 0
         if records:
+            # Said once, whatever the number of records: the day's amount counts it.
+            records[0]["out"] = total_bytes(manifest)
             self.ledger.append_all("leave", records)
 
     def _free(self) -> int:
