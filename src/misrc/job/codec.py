@@ -26,6 +26,14 @@ class CodecError(ValueError):
     """The bytes or values are not what the type declares; the message names the place."""
 
 
+class FieldError(ValueError):
+    """One field of a dataclass has a value that cannot be; `decode` puts the place before the reason."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+
+
 def _refuse_duplicates(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
@@ -123,6 +131,8 @@ def decode(cls: Type[T], value: Any, where: str = "") -> T:
         return cls(**given)
     except CodecError:
         raise
+    except FieldError as error:
+        raise CodecError(f"{where}.{error}" if where else str(error)) from None
     except ValueError as error:
         raise CodecError(f"{where or cls.__name__}: {error}") from None
 

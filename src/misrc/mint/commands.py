@@ -17,6 +17,7 @@ from .display import Display
 from .jobs import JobStore, MintJob, derive_job_id, list_jobs, require_job
 from .launch import Play
 from .messages import say
+from .reasons import explain_waiting
 from .request import RunRequest, check_request
 from .run import cancel_job, resume, run
 from .sites import load_site
@@ -100,6 +101,9 @@ def show_status(job: str, as_json: bool) -> int:
     state, outcome = (reply.state, reply.outcome) if reply and reply.state else (record.state, record.outcome)
     print(f"{job}  {record.site}/{record.program}")
     print(f"{state.value}{'  ' + outcome.value if outcome else ''}{'  last known at ' + known if why else ''}")
+    waits = explain_waiting(reply.reason) if reply else ""
+    if waits:
+        print(waits)
     if reply and reply.progress:
         print(f"{reply.progress.done:g}/{reply.progress.total:g} {reply.progress.unit} {reply.progress.text}".rstrip())
     if why:
