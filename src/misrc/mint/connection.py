@@ -80,7 +80,7 @@ class Connection:
 
     def open(self, log: Path | None = None) -> None:
         """Begin to connect, without waiting for it; with `log`, ssh tells there what happens on the connection."""
-        options = ["-o", "LogLevel=DEBUG1", "-E", str(log)] if log else []
+        options = ["-o", "LogLevel=DEBUG2", "-E", str(log)] if log else []
         self._master = subprocess.Popen(
             [SSH, "-F", str(self.folder / "config"), "-M", "-N", *options, "site"],
             stdin=subprocess.DEVNULL,

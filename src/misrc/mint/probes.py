@@ -28,6 +28,8 @@ _SUM = b"misrc-42"
 _ECHO = "echo misrc-$((40+2))"
 _SFTP_INIT = b"\0\0\0\5\1\0\0\0\3"
 _PROHIBITED = "administratively prohibited"
+# What ssh notes when the other side says no to a request on a channel (SSH_MSG_CHANNEL_FAILURE).
+_REQUEST_FAILED = re.compile(r"channel_input_status_confirm: type 100 ")
 _KEY_OPTIONS = re.compile(r"key options:([^\r\n]*)")
 
 Probe = Callable[[Trial], Finding]
@@ -39,8 +41,6 @@ def _judge_session(trial: Trial, name: str, attempt: Attempt, codes: Sequence[st
         return fail(name, say("note.carried_out"))
     if attempt.denial in codes and not attempt.output.strip(b"\n"):
         return refused(name, trial.alive(), say("note.refused", how=attempt.denial))
-    if "subsystem request failed" in attempt.errors:
-        return refused(name, trial.alive(), say("note.refused", how="sshd"))
     if attempt.status in (None, 255):
         return skipped(name, say("note.no_answer", why=last_line(attempt.errors) or "-"))
     return fail(name, say("note.not_the_gate", status=attempt.status, why=last_line(attempt.errors) or "-"))
@@ -58,8 +58,14 @@ def try_command(trial: Trial) -> Finding:
 
 def try_sftp(trial: Trial) -> Finding:
     """The sftp subsystem, greeted as a client does."""
+    offset = trial.mark()
     attempt = trial.session("sftp", _SFTP_INIT, ["-s"])
-    return _judge_session(trial, "sftp", attempt, ["E02"], b"\0\0\0")
+    # sshd passes on no error text of a subsystem: the gate shows by its status alone.
+    by_gate = attempt.status == 64 and not attempt.output
+    by_sshd = attempt.status == 255 and _REQUEST_FAILED.search(trial.log(offset)) is not None
+    if by_gate or by_sshd:
+        return refused("sftp", trial.alive(), say("note.refused", how="E02" if by_gate else "sshd"))
+    return _judge_session(trial, "sftp", attempt, [], b"\0\0\0")
 
 
 def try_scp(trial: Trial) -> Finding:
@@ -69,9 +75,9 @@ def try_scp(trial: Trial) -> Finding:
 
 def try_environment(trial: Trial) -> Finding:
     """SSH_ORIGINAL_COMMAND out of the client's environment: a gate would take it for the request."""
-    offset = trial.mark()
-    attempt = trial.session(options=["-o", "SetEnv=SSH_ORIGINAL_COMMAND=hello"])
-    if "SSH_ORIGINAL_COMMAND" not in trial.log(offset):
+    # A shared connection would not pass the variable on.
+    attempt = trial.session(options=["-o", "SetEnv=SSH_ORIGINAL_COMMAND=hello", *alone("DEBUG1")])
+    if "setting env SSH_ORIGINAL_COMMAND" not in attempt.errors:
         return skipped("environment", say("note.not_tried"))
     if b'"hello"' in attempt.output:
         return fail("environment", say("note.accept_env"))
@@ -80,7 +86,8 @@ def try_environment(trial: Trial) -> Finding:
 
 def try_locale(trial: Trial) -> Finding:
     """LC_*: sshd never says whether it took a variable, so only a site that runs our command can be caught."""
-    attempt = trial.session("printenv LC_MISRC_PROBE", options=["-o", "SetEnv=LC_MISRC_PROBE=misrc-42"])
+    options = ["-o", "SetEnv=LC_MISRC_PROBE=misrc-42", *alone()]
+    attempt = trial.session("printenv LC_MISRC_PROBE", options=options)
     if _SUM in attempt.output:
         return fail("locale", say("note.accept_env"))
     return skipped("locale", say("note.locale"))
@@ -91,10 +98,11 @@ def try_locale(trial: Trial) -> Finding:
 
 def _judge_channel(trial: Trial, name: str, offset: int) -> Finding:
     """Whether sshd refused to open the channel that a connection to our end of the forwarding asked for."""
-    answer = trial.await_log(offset, r"open failed: [^\r\n]*")
+    answer = trial.await_log(offset, r"open failed: [^\r\n]*|: open confirm ")
     if _PROHIBITED in answer:
         return refused(name, trial.alive(), say("note.refused", how="sshd"))
-    return fail(name, say("note.forwarded", why=answer or say("note.channel_open")))
+    opened = "open failed" not in answer
+    return fail(name, say("note.forwarded", why=say("note.channel_open") if opened else answer))
 
 
 def _try_outward(trial: Trial, name: str, target: str) -> Finding:
@@ -119,8 +127,19 @@ def try_local(trial: Trial) -> Finding:
 
 
 def try_stream_local(trial: Trial) -> Finding:
-    """A connection from here to a Unix socket at the site."""
-    return _try_outward(trial, "stream_local", f"/tmp/misrc-probe-{uuid.uuid4()}")
+    """A connection from here to a Unix socket at the site, one that many hosts have.
+
+    Where there is none, sshd gives the same answer as for a refusal. Then what it says of the key's line decides.
+    """
+    finding = _try_outward(trial, "stream_local", "/run/dbus/system_bus_socket")
+    if "connect failed" not in finding.note:
+        return finding
+    allowed = _key_options(trial.log())
+    if allowed is None:
+        return skipped("stream_local", say("note.silent"))
+    if "port-forwarding" in allowed:
+        return fail("stream_local", say("note.line_allows"))
+    return refused("stream_local", trial.alive(), say("note.refused", how="sshd"))
 
 
 def try_dynamic(trial: Trial) -> Finding:
@@ -183,8 +202,13 @@ def _judge_beside(name: str, attempt: Attempt, asked: bool, denied: bool) -> Fin
 
 def try_pty(trial: Trial) -> Finding:
     """A terminal."""
-    attempt = trial.session("hello", options=["-tt", *alone()])
-    return _judge_beside("pty", attempt, True, "PTY allocation request failed" in attempt.errors)
+    attempt = trial.session("hello", options=["-tt", "-o", "LogLevel=INFO"])
+    if "PTY allocation request failed" in attempt.errors:
+        return refused("pty", trial.alive(), say("note.refused", how="sshd"))
+    # An sshd that cannot make one although it may cuts the connection.
+    if _served(attempt) or "pty" in (_key_options(trial.log()) or ()):
+        return fail("pty", say("note.granted"))
+    return skipped("pty", say("note.no_answer", why=last_line(attempt.errors) or "-"))
 
 
 def try_x11(trial: Trial) -> Finding:
@@ -197,7 +221,7 @@ def try_x11(trial: Trial) -> Finding:
 
 def try_tunnel(trial: Trial) -> Finding:
     """A network device, which needs one here too: only root has it."""
-    attempt = trial.session("hello", options=["-w", "any:any", *alone("DEBUG1")])
+    attempt = trial.session("hello", options=["-w", "any:any", "-o", "ClearAllForwardings=no", *alone("DEBUG1")])
     if "Tunnel device open failed" in attempt.errors or "Could not request tunnel" in attempt.errors:
         return skipped("tunnel", say("note.no_device"))
     return _judge_beside("tunnel", attempt, "tunnel" in attempt.errors.lower(), _PROHIBITED in attempt.errors)
@@ -298,8 +322,14 @@ PROBES: tuple[tuple[str, Probe], ...] = (
 
 
 def run_probes(trial: Trial) -> Iterator[Finding]:
-    """Every probe, one after the other; one that breaks is skipped, with what broke."""
+    """Every probe, one after the other; one that breaks is skipped, with what broke.
+
+    A connection that did not survive a probe is made anew for the next one.
+    """
     for name, probe in PROBES:
+        if not trial.connected and not trial.open():
+            yield skipped(name, say("note.not_connected"))
+            continue
         try:
             finding = probe(trial)
         except OSError as error:

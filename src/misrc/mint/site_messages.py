@@ -159,6 +159,7 @@ SITE_MESSAGES: dict[str, tuple[str, str]] = {
     "note.carried_out": ("it was carried out", "実行されました"),
     "note.granted": ("it was granted", "許可されました"),
     "note.accept_env": ("sshd took the variable (AcceptEnv)", "sshdが変数を受け入れました (AcceptEnv)"),
+    "note.line_allows": ("the key's line allows it", "authorized_keys の行が許可しています"),
     "note.not_the_gate": (
         "not the gate's refusal: exit status {status}, {why}",
         "ゲートの拒否ではありません: 終了コード {status}、{why}",

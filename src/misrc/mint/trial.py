@@ -46,8 +46,14 @@ class Trial:
         self._log = connection.folder / "log"
         self._master: subprocess.Popen[bytes] | None = None
 
+    @property
+    def connected(self) -> bool:
+        """Whether the connection under test still stands."""
+        return self._master is not None and self._master.poll() is None and self.connection.socket.exists()
+
     def open(self) -> bool:
-        """Connect; whether that worked. `log` tells why not."""
+        """Connect, or connect again; whether that worked. `log` tells why not."""
+        self.connection.release()
         self._log.touch(mode=0o600)
         self.connection.open(self._log)
         self._master = self.connection.master
@@ -84,10 +90,10 @@ class Trial:
 
     def alive(self) -> bool:
         """The positive control: this very connection still answers `hello`."""
-        if self._master is None or self._master.poll() is not None or not self.connection.socket.exists():
+        if not self.connected:
             return False
         with contextlib.suppress(MisrcError):
-            return self.hello().hello is not None and self._master.poll() is None
+            return self.hello().hello is not None and self.connected
         return False
 
     def session(
@@ -97,7 +103,7 @@ class Trial:
         options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> Attempt:
-        """A session on the connection under test, or with `alone()` among the options on one of its own."""
+        """A session on the connection under test, or with `alone` among the options on one of its own."""
         words = [SSH, "-F", str(self.folder / "config"), *options, "site", *([] if command is None else [command])]
         return run(words, data, environment or {})
 
