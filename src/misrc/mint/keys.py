@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
+import glob
 import hashlib
 import os
 import shutil
@@ -147,9 +148,21 @@ def locked(private: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BadRequest(say("key.busy", path=private)) from None
+        _sweep(private)
         yield
     finally:
         os.close(descriptor)
+
+
+def _sweep(private: Path) -> None:
+    """Remove what a killed command left unfinished; while the lock is held, nobody else is at work on it."""
+    name = glob.escape(private.name)
+    for part in ("new-*", "pub.*", "next.new-*", "next.pub.*", "rotation.json.*"):
+        for left in private.parent.glob(f".{name}.{part}"):
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
 
 
 @contextlib.contextmanager
@@ -164,11 +177,8 @@ def folder(path: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _workshop(private: Path) -> Iterator[Path]:
-    """A private folder beside the key, so that a key gets its name only when it is whole; `locked` is held."""
-    prefix = f".{private.name}.new-"
-    for left in private.parent.glob(f"{prefix}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    room = Path(tempfile.mkdtemp(prefix=prefix, dir=private.parent))
+    """A private folder beside the key, so that a key gets its name only when it is whole."""
+    room = Path(tempfile.mkdtemp(prefix=f".{private.name}.new-", dir=private.parent))
     try:
         yield room
     finally:

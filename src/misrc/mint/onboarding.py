@@ -123,8 +123,9 @@ def apply(plan: Plan) -> Plan:
 
 def _write_new(path: Path, data: bytes) -> None:
     """A whole file or none, and never over another one."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        left.unlink()
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
     try:
         with temporary.open("xb") as file:
             file.write(data)
