@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from .site_messages import SITE_MESSAGES
+
 MESSAGES: dict[str, tuple[str, str]] = {
     "site.unknown": (
         "there is no site '{site}' in {inventory}; known: {known}",
@@ -242,6 +244,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "サイトがプログラムのネットワークを遮断できません。連絡先: {contact}",
     ),
     "E40": ("the gate there failed; ask {contact}", "ゲートで内部エラーが発生しました。連絡先: {contact}"),
+    **SITE_MESSAGES,
 }
 
 

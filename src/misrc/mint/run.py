@@ -32,7 +32,7 @@ from .display import Display, format_elapsed
 from .jobs import FAILURE, PROGRESS, InputFile, JobStore, MintJob, derive_job_id
 from .launch import Play, Turn
 from .messages import say
-from .request import RunRequest, check_request
+from .request import RunRequest, check_request, refuse_expired
 from .retrieval import copy_whole, missing_outputs
 from .sites import load_site
 
@@ -54,6 +54,8 @@ def run(request: RunRequest, job: str | None, new: bool, display: Display, play:
         site, asked, inputs = check_request(request)
         while True:
             store, fresh = _find_job(asked, job, new)
+            if fresh:
+                refuse_expired(site)
             try:
                 return _run_one(store, site, asked, inputs, fresh, display, play)
             except Refused as refused:
