@@ -359,7 +359,8 @@ class Supervisor:
             if done:
                 break
             self._check_bounds()
-            poller.poll(60_000 if watched >= 0 else 500)
+            left = max(0.0, self.deadline - _boottime()) + 0.01
+            poller.poll(1000 * min(left, 60.0 if watched >= 0 else 0.5))
             self._drain_control()
         if watched >= 0:
             os.close(watched)

@@ -291,17 +291,19 @@ class Session:
         self._answer(reply, sections)
 
     def _report(self, job: JobFolder, record: JobRecord, offset: int) -> Tuple[Reply, Dict[str, bytes]]:
-        sections: Dict[str, bytes] = {}
-        if record.state is JobState.ENDED and not self._may_leave(job):
+        if record.state is not JobState.ENDED:
+            return self._report_log(job, record, offset, {})
+        results = self._small_results(job) if self._may_leave(job) else None
+        if results is None:
             # What happened may be known; the log and the results wait for another day, and `get` says why.
             return self._status(job), self._documents(job)
+        return self._report_log(job, record, offset, {**self._documents(job), **results})
+
+    def _report_log(
+        self, job: JobFolder, record: JobRecord, offset: int, rest: Dict[str, bytes]
+    ) -> Tuple[Reply, Dict[str, bytes]]:
         log, next_offset = read_log(job, self.policy.programs.get(job.spec().program), record, offset)
-        if log:
-            sections["log"] = log
-        if record.state is JobState.ENDED:
-            sections.update(self._documents(job))
-            sections.update(self._small_results(job))
-        return self._status(job, offset=next_offset), sections
+        return self._status(job, offset=next_offset), {**({"log": log} if log else {}), **rest}
 
     def _documents(self, job: JobFolder) -> Dict[str, bytes]:
         found = {}
@@ -317,8 +319,8 @@ class Session:
             return True
         return self.ledger.allows("leave", job=job.job, out=total_bytes(self._manifest(job)))
 
-    def _small_results(self, job: JobFolder) -> Dict[str, bytes]:
-        """All results, where they are few and small: they need no transfer of their own."""
+    def _small_results(self, job: JobFolder) -> Optional[Dict[str, bytes]]:
+        """All results, where they are few and small: they need no transfer of their own. None: none may leave today."""
         manifest = self._manifest(job)
         if total_bytes(manifest) > MAX_INLINE_BYTES or len(manifest) > 64:
             return {}
@@ -328,7 +330,7 @@ class Session:
             if denied.refusal is not Refusal.BYTES_OUT:
                 raise
             # Another job's results took the rest of the day's amount just now.
-            return {}
+            return None
         found = {}
         with files.opened(job.sub("return")) as folder:
             for entry in manifest:
