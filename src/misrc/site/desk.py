@@ -10,8 +10,10 @@ import time
 from typing import List, Optional
 
 from .. import __version__
+from ..job.codec import dump_json, encode
 from ..job.ledger import LedgerBroken, verify_lines
 from ..job.names import is_job_id
+from ..job.policy import MAX_POLICY_BYTES, parse_policy
 from ..job.states import JobState, Outcome
 from ..wire.refusals import Denied
 from . import files, keeper
@@ -19,6 +21,7 @@ from .home import Home, open_work_root, read_policy, read_site
 from .installer import Installation, InstallError
 from .jobs import find_job, read_jobs
 from .ledger import Ledger, read_lines
+from .plan import Change, list_changes
 from .release import Releaser, judge
 
 
@@ -47,7 +50,14 @@ def _parser() -> argparse.ArgumentParser:
     install.add_argument("--policy", required=True, metavar="FILE", help="your policy, as JSON")
     install.add_argument("--authorized-keys", metavar="FILE", help="default: ~/.ssh/authorized_keys")
     install.add_argument("--yes", action="store_true", help="do not ask")
+    install.add_argument("--dry-run", action="store_true", help="only say what would change")
+    install.add_argument("--json", action="store_true", help="one JSON object for machines; needs --yes or --dry-run")
     install.set_defaults(run=_install)
+
+    policy = commands.add_parser("policy", help="the policy").add_subparsers(required=True)
+    check = policy.add_parser("check", help="read a policy as the gate would, and say what is wrong with it")
+    check.add_argument("file", metavar="FILE")
+    check.set_defaults(run=_check_policy)
 
     ledger = commands.add_parser("ledger", help="the record of all requests").add_subparsers(required=True)
     show = ledger.add_parser("show", help="print the ledger and verify its chain")
@@ -69,12 +79,37 @@ def _parser() -> argparse.ArgumentParser:
 
 def _install(home: Home, options: argparse.Namespace) -> int:
     installation = Installation.plan(home, options.prefix, options.site, options.policy, options.authorized_keys)
-    print(installation.describe())
+    changes = list_changes(installation)
+    if options.json and not (options.yes or options.dry_run):
+        raise InstallError("--json asks nobody: give --yes or --dry-run too")
+    if not options.json:
+        print(installation.describe())
+        print("".join(f"  to do: {change.describe()}\n" for change in changes) or "  Everything is as it shall be.\n")
+    if options.dry_run:
+        return _report(installation, changes, options.json, "Nothing was changed.")
     if not options.yes and input("Install this? [y/N] ").strip().lower() not in ("y", "yes"):
         print("Nothing was changed.")
         return 1
-    installation.apply()
-    print("Installed.")
+    if changes:
+        installation.apply()
+    return _report(installation, changes, options.json, "Installed.")
+
+
+def _report(installation: Installation, changes: "List[Change]", as_json: bool, text: str) -> int:
+    plain = {
+        "changed": bool(changes),
+        "changes": [encode(change) for change in changes],
+        "code": installation.digest,
+        "site": installation.site,
+    }
+    print(dump_json(plain).decode() if as_json else text)
+    return 0
+
+
+def _check_policy(home: Home, options: argparse.Namespace) -> int:
+    with open(options.file, "rb") as file:
+        policy = parse_policy(file.read(MAX_POLICY_BYTES + 1))
+    print(f"The policy can be read: {len(policy.programs)} programs, {len(policy.job_keys)} keys.")
     return 0
 
 

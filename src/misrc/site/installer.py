@@ -83,6 +83,23 @@ class Installation:
                 raise InstallError(f"job_keys[{number - 1}]: {error}") from None
         return lines
 
+    def key_file(self) -> bytes:
+        """The key file as it shall be: our lines replace our earlier ones; lines of others stay as they are."""
+        kept: List[str] = []
+        with contextlib.suppress(FileNotFoundError), open(self.authorized_keys, encoding="utf-8") as file:
+            kept = [line.rstrip("\n") for line in file if f" {self.home.code} " not in line]
+        return "".join(line + "\n" for line in [*kept, *self.key_lines()]).encode()
+
+    def records(self) -> Dict[str, bytes]:
+        """What shall stand in the configuration folder, by name."""
+        installed = dump_json({"code": self.digest, "site": self.site}) + b"\n"
+        return {"policy.json": self.policy_bytes, "installed.json": installed}
+
+    @property
+    def code_folder(self) -> str:
+        """Where this version's sources lie; `home.code` is a link to it."""
+        return f"{self.home.share}/code-{self.digest[:16]}"
+
     def describe(self) -> str:
         """What `apply` will do, for a person to read."""
         programs = "\n".join(f"    {name}: {rule.path}" for name, rule in sorted(self.policy.programs.items()))
@@ -107,8 +124,8 @@ class Installation:
         self._make_key()
         create_ledger(self.home.state)
         with opened(open_folder(self.home.config)) as config:
-            write_record(config, "policy.json", self.policy_bytes)
-            write_record(config, "installed.json", dump_json({"code": self.digest, "site": self.site}) + b"\n")
+            for name, data in self.records().items():
+                write_record(config, name, data)
         ledger = Ledger(self.home.state, site=self.site, key="-", peer="local")
         policy_hash = hashlib.sha256(self.policy_bytes).hexdigest()
         ledger.append("install", code=self.digest, policy=policy_hash, uid=os.getuid())
@@ -116,7 +133,7 @@ class Installation:
 
     def _unpack(self) -> None:
         """The sources as plain files, compiled by this site's own Python: a gate must start in milliseconds."""
-        target = f"{self.home.share}/code-{self.digest[:16]}"
+        target = self.code_folder
         for name, data in self.sources.items():
             path = f"{target}/{name}"
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
@@ -150,15 +167,10 @@ class Installation:
         )
 
     def _write_keys(self) -> None:
-        """Our lines replace our earlier ones; lines of others stay as they are."""
         folder = os.path.dirname(self.authorized_keys)
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        kept: List[str] = []
-        with contextlib.suppress(FileNotFoundError), open(self.authorized_keys, encoding="utf-8") as file:
-            kept = [line.rstrip("\n") for line in file if f" {self.home.code} " not in line]
-        text = "".join(line + "\n" for line in [*kept, *self.key_lines()])
         with opened(os.open(folder, os.O_RDONLY | os.O_DIRECTORY)) as descriptor:
-            write_record(descriptor, os.path.basename(self.authorized_keys), text.encode())
+            write_record(descriptor, os.path.basename(self.authorized_keys), self.key_file())
 
 
 def digest_sources(sources: Dict[str, bytes]) -> str:
