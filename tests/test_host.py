@@ -1,4 +1,4 @@
-"""What a site's host must be: sshd's drop-in, its key lines, minimum versions, and what an installation would change."""
+"""What a site's host must be: sshd's drop-in, key lines, minimum versions, and what an installation would change."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_one_key_from_anywhere_means_that_no_source_is_exempt() -> None:
 @pytest.mark.quick
 def test_a_policy_with_an_unknown_key_is_named() -> None:
     """Errors name the variable and the key."""
-    with pytest.raises(BadRequest, match="misrc_policy.*colour"):
+    with pytest.raises(BadRequest, match=r"misrc_policy.*colour"):
         host.policy_text({**POLICY, "colour": "red"})
 
 
@@ -191,7 +191,7 @@ def test_an_openssh_too_old_for_a_root_install_is_named() -> None:
 
 
 @pytest.mark.skipif(shutil.which("dpkg") is None, reason="the second reading is dpkg's own")
-@pytest.mark.parametrize("one", ["1.0", "1.0~rc1", "1:0.9", "3.5.0+ds1-0+deb12u1", "3.5.0-1", "2.0a", "2.0+b", "10", "9"])
+@pytest.mark.parametrize("one", ["1.0", "1.0~rc1", "1:0.9", "3.5.0+ds1-0+deb12u1", "3.5.0-1", "2.0a", "2.0+b", "10"])
 @pytest.mark.parametrize("other", ["1.0-1", "1.0~rc1-2", "3.5.0+ds1-0+deb12u2", "2.0b", "2.0", "09", "0:10", "2.0~"])
 def test_package_versions_are_ordered_as_dpkg_orders_them(one: str, other: str) -> None:
     """Our comparison and dpkg's agree."""
@@ -219,7 +219,7 @@ def test_a_second_install_changes_nothing_and_a_drift_is_predicted_and_repaired(
     whole = keys.read_bytes()
     keys.write_text(keys.read_text().replace("restrict,", ""))
     told = json.loads(site.people(*install_words(site, "--dry-run")).stdout)
-    assert [change["path"] for change in told["changes"]] == [str(keys)] and keys.read_bytes() != whole
+    assert [change.split(": ")[1] for change in told["changes"]] == [str(keys)] and keys.read_bytes() != whole
     assert json.loads(site.people(*install_words(site, "--yes")).stdout)["changed"] is True
     assert keys.read_bytes() == whole
 

@@ -119,7 +119,6 @@ class Policy:
     def _refuse_what_this_version_cannot_hold(self) -> None:
         """A promise that the code does not keep yet must not be declared as if it did."""
         for value, what in (
-            (self.install == "root", "install: root"),
             (self.require_signature, "require_signature"),
             (self.windows, "windows"),
             (self.batch != "none", "batch"),

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 
 from .codec import dump_json, encode
 from .faults import reach
 
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
+
+
+def file_mode(folder: int) -> int:
+    """The mode of a record in this open folder: private, unless the folder shares its files with its group (setgid)."""
+    shared = os.fstat(folder).st_mode & stat.S_ISGID
+    return PRIVATE_FILE | (stat.S_IRGRP if shared else 0)
 
 
 def write_record(folder: int, name: str, data: bytes) -> None:
@@ -19,9 +26,12 @@ def write_record(folder: int, name: str, data: bytes) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary, dir_fd=folder)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, PRIVATE_FILE, dir_fd=folder)
+    mode = file_mode(folder)
+    descriptor = os.open(temporary, flags, mode, dir_fd=folder)
     try:
         with open(descriptor, "wb") as file:
+            if mode != PRIVATE_FILE:
+                os.fchmod(descriptor, mode)
             file.write(data)
             file.flush()
             os.fsync(descriptor)

@@ -10,18 +10,17 @@ import time
 from typing import List, Optional
 
 from .. import __version__
-from ..job.codec import dump_json, encode
 from ..job.ledger import LedgerBroken, verify_lines
 from ..job.names import is_job_id
 from ..job.policy import MAX_POLICY_BYTES, parse_policy
 from ..job.states import JobState, Outcome
 from ..wire.refusals import Denied
-from . import files, keeper
+from . import files, install_command, keeper
 from .home import Home, open_work_root, read_policy, read_site
-from .installer import Installation, InstallError
+from .host import HostError
+from .installer import InstallError
 from .jobs import find_job, read_jobs
 from .ledger import Ledger, read_lines
-from .plan import Change, list_changes
 from .release import Releaser, judge
 
 
@@ -32,7 +31,7 @@ def main(words: List[str], prefix: Optional[str]) -> int:
     home = Home.locate(prefix)
     try:
         return int(options.run(home, options))
-    except (InstallError, LedgerBroken, OSError, ValueError) as error:
+    except (InstallError, HostError, LedgerBroken, OSError, ValueError) as error:
         print(f"misrc-site: {error}", file=sys.stderr)
     except Denied as denied:
         print(f"misrc-site: {denied.note or denied.refusal.value}", file=sys.stderr)
@@ -45,15 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    install = commands.add_parser("install", help="install or upgrade the gate for this account (asks first)")
-    install.add_argument("--site", required=True, help="the site id that MInt and you agreed on")
-    install.add_argument("--policy", required=True, metavar="FILE", help="your policy, as JSON")
-    install.add_argument("--authorized-keys", metavar="FILE", help="default: ~/.ssh/authorized_keys")
-    install.add_argument("--yes", action="store_true", help="do not ask")
-    install.add_argument("--dry-run", action="store_true", help="only say what would change")
-    install.add_argument("--json", action="store_true", help="one JSON object for machines; needs --yes or --dry-run")
-    install.set_defaults(run=_install)
-
+    install_command.add_to(commands)
     policy = commands.add_parser("policy", help="the policy").add_subparsers(required=True)
     check = policy.add_parser("check", help="read a policy as the gate would, and say what is wrong with it")
     check.add_argument("file", metavar="FILE")
@@ -75,35 +66,6 @@ def _parser() -> argparse.ArgumentParser:
     release.add_argument("--refuse", action="store_true", help="they do not leave")
     release.set_defaults(run=_release)
     return parser
-
-
-def _install(home: Home, options: argparse.Namespace) -> int:
-    installation = Installation.plan(home, options.prefix, options.site, options.policy, options.authorized_keys)
-    changes = list_changes(installation)
-    if options.json and not (options.yes or options.dry_run):
-        raise InstallError("--json asks nobody: give --yes or --dry-run too")
-    if not options.json:
-        print(installation.describe())
-        print("".join(f"  to do: {change.describe()}\n" for change in changes) or "  Everything is as it shall be.\n")
-    if options.dry_run:
-        return _report(installation, changes, options.json, "Nothing was changed.")
-    if not options.yes and input("Install this? [y/N] ").strip().lower() not in ("y", "yes"):
-        print("Nothing was changed.")
-        return 1
-    if changes:
-        installation.apply()
-    return _report(installation, changes, options.json, "Installed.")
-
-
-def _report(installation: Installation, changes: "List[Change]", as_json: bool, text: str) -> int:
-    plain = {
-        "changed": bool(changes),
-        "changes": [encode(change) for change in changes],
-        "code": installation.digest,
-        "site": installation.site,
-    }
-    print(dump_json(plain).decode() if as_json else text)
-    return 0
 
 
 def _check_policy(home: Home, options: argparse.Namespace) -> int:

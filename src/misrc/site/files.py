@@ -9,7 +9,7 @@ import stat
 from typing import Callable, Iterator, List, Optional, Tuple
 
 from ..job.codec import parse_json
-from ..job.records import PRIVATE_FILE, PRIVATE_FOLDER, write_json, write_record
+from ..job.records import PRIVATE_FILE, PRIVATE_FOLDER, file_mode, write_json, write_record
 
 MAX_DEPTH = 64
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -20,6 +20,7 @@ __all__ = [
     "PRIVATE_FOLDER",
     "NotRegular",
     "exists",
+    "file_mode",
     "free_bytes",
     "locked",
     "measure",
@@ -27,11 +28,13 @@ __all__ = [
     "open_known",
     "open_regular",
     "opened",
+    "path_below",
     "prune",
     "read_json",
     "read_record",
     "try_lock",
     "walk",
+    "walk_folders",
     "write_json",
     "write_record",
 ]
@@ -102,7 +105,10 @@ def opened(descriptor: int) -> Iterator[int]:
 def try_lock(folder: int, name: str, wait: bool = False) -> Optional[int]:
     """Take an exclusive lock that dies with its holders; None where somebody else has it."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(name, flags, PRIVATE_FILE, dir_fd=folder)
+    mode = file_mode(folder)
+    descriptor = os.open(name, flags, mode, dir_fd=folder)
+    if mode != PRIVATE_FILE:
+        os.fchmod(descriptor, mode)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -133,6 +139,20 @@ def walk(folder: int, visit: Callable[[str, int, str, os.stat_result], None], pr
             continue
         with opened(inner):
             walk(inner, visit, f"{prefix}{name}/", depth + 1)
+
+
+def walk_folders(folder: int, visit: Callable[[int], None], depth: int = 0) -> None:
+    """Call `visit` with a descriptor of every folder below the open folder."""
+    for name in _list_names(folder):
+        if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode) and depth < MAX_DEPTH:
+            with opened(open_folder(name, folder)) as inner:
+                visit(inner)
+                walk_folders(inner, visit, depth + 1)
+
+
+def path_below(folder: int, name: str, path: str) -> str:
+    """A path to `name` that cannot lead out of the open folder; without /proc it is the one below `path`."""
+    return f"/proc/self/fd/{folder}/{name}" if os.path.isdir("/proc/self/fd") else f"{path}/{name}"
 
 
 def _enter(folder: int, name: str) -> Optional[int]:

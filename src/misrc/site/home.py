@@ -13,8 +13,13 @@ from typing import Optional
 
 from ..job.codec import CodecError
 from ..job.policy import Policy, parse_policy
+from ..job.units import LEDGER_FOLDER
 from ..wire.refusals import Denied, Refusal
+from .accounts import may_own
 from .files import open_folder, open_regular, opened, read_json
+
+# Where a root install keeps its code; whatever runs from there serves the host's installation and no other.
+SYSTEM_SHARE = "/usr/libexec/misrc"
 
 
 @dataclass(frozen=True)
@@ -27,11 +32,18 @@ class Home:
 
     @classmethod
     def locate(cls, prefix: Optional[str] = None) -> Home:
-        """The account's installation, or the one below `prefix`. The environment has no say in it."""
+        """The account's installation, the host's, or the one below `prefix`. The environment has no say in it."""
         if prefix is not None:
             return cls(f"{prefix}/config", f"{prefix}/state", f"{prefix}/share")
+        if os.getuid() == 0 or os.path.abspath(__file__).startswith(f"{SYSTEM_SHARE}/"):
+            return cls("/etc/misrc", LEDGER_FOLDER, SYSTEM_SHARE)
         base = pwd.getpwuid(os.getuid()).pw_dir
         return cls(f"{base}/.config/misrc", f"{base}/.local/state/misrc", f"{base}/.local/share/misrc")
+
+    @property
+    def of_host(self) -> bool:
+        """Whether this is a root install, in which a root-owned service does what a door may not."""
+        return self.share == SYSTEM_SHARE
 
     @property
     def policy(self) -> str:
@@ -82,7 +94,7 @@ def open_work_root(policy: Policy) -> int:
 
 
 def _require_private(status: os.stat_result, what: str) -> None:
-    if status.st_uid != os.getuid():
+    if not may_own(status.st_uid):
         raise ValueError(f"{what} belongs to another account")
     if stat.S_IMODE(status.st_mode) & 0o022:
         raise ValueError(f"{what} can be written by others")

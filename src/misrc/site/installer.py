@@ -132,45 +132,40 @@ class Installation:
         self._write_keys()
 
     def _unpack(self) -> None:
-        """The sources as plain files, compiled by this site's own Python: a gate must start in milliseconds."""
-        target = self.code_folder
-        for name, data in self.sources.items():
-            path = f"{target}/{name}"
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            with open(path, "wb") as file:
-                file.write(data)
-        compileall.compile_dir(target, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
-        temporary = f"{self.home.code}.new"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        os.symlink(os.path.basename(target), temporary)
-        os.replace(temporary, self.home.code)
+        unpack(self.home.share, os.path.basename(self.code_folder), self.sources, 0o700)
 
     def _make_key(self) -> None:
-        if os.path.exists(self.home.key):
-            return
-        subprocess.run(
-            [
-                "/usr/bin/ssh-keygen",
-                "-q",
-                "-t",
-                "ed25519",
-                "-N",
-                "",
-                "-C",
-                f"misrc-site:{self.site}",
-                "-f",
-                self.home.key,
-            ],
-            stdin=subprocess.DEVNULL,
-            check=True,
-        )
+        if not os.path.exists(self.home.key):
+            make_key(self.home.key, self.site)
 
     def _write_keys(self) -> None:
         folder = os.path.dirname(self.authorized_keys)
         os.makedirs(folder, mode=0o700, exist_ok=True)
         with opened(os.open(folder, os.O_RDONLY | os.O_DIRECTORY)) as descriptor:
             write_record(descriptor, os.path.basename(self.authorized_keys), self.key_file())
+
+
+def unpack(share: str, target: str, sources: Dict[str, bytes], mode: int) -> None:
+    """The sources as plain files, compiled by this site's own Python: a gate must start in milliseconds."""
+    for name, data in sources.items():
+        path = f"{share}/{target}/{name}"
+        os.makedirs(os.path.dirname(path), mode=mode, exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(data)
+    compileall.compile_dir(
+        f"{share}/{target}", quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
+    )
+    temporary = f"{share}/current.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    os.symlink(target, temporary)
+    os.replace(temporary, f"{share}/current")
+
+
+def make_key(path: str, site: str) -> None:
+    """The key that signs receipts; it never leaves this host."""
+    words = ["/usr/bin/ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"misrc-site:{site}", "-f", path]
+    subprocess.run(words, stdin=subprocess.DEVNULL, check=True)
 
 
 def digest_sources(sources: Dict[str, bytes]) -> str:

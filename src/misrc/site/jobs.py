@@ -1,6 +1,7 @@
 """Job directories: one folder per job, one record, one lock. Every change of state goes through `advance`.
 
 <work root>/<job id>/  in/  work/  return/  log/     inputs, the program's folder, what may leave, its output
+                       door/                         what transfers need beside the files
                        job.json  spec.json           the record, and what MInt asked for, word for word
                        inputs.jsonl                  the inputs' manifest, once it has been checked
                        started  exit.json            taken right before the program starts; how it ended
@@ -24,7 +25,9 @@ from ..job.states import JobState, Outcome, check_transition
 from ..wire.refusals import Denied, Refusal
 from . import files, kernel
 
-FOLDERS = ("in", "work", "return", "log")
+# What a transfer needs beside the files lies in the door's own folder: all others can be taken from it at the start.
+DOOR = "door"
+FOLDERS = ("in", "work", "return", "log", DOOR)
 GONE = ".gone"
 CONTROL = "control"
 
@@ -165,7 +168,7 @@ def delete_job(root: int, work_root: str, job: str) -> None:
     with contextlib.suppress(FileExistsError):
         os.close(os.open(f"{GONE}/{job}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, files.PRIVATE_FILE, dir_fd=root))
     os.fsync(root)
-    _remove(work_root, job)
+    _remove(files.path_below(root, "", work_root).rstrip("/"), job)
 
 
 def _remove(work_root: str, name: str) -> None:

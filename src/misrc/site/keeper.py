@@ -35,9 +35,9 @@ class ProgramEnd:
 class LogWriter:
     """One log file with a cap."""
 
-    def __init__(self, folder: int, name: str, cap: int) -> None:
+    def __init__(self, folder: int, name: str, cap: int, mode: int) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._descriptor = os.open(name, flags, files.PRIVATE_FILE, dir_fd=folder)
+        self._descriptor = os.open(name, flags, mode, dir_fd=folder)
         self._left = cap - os.fstat(self._descriptor).st_size
 
     def write(self, data: bytes) -> None:
@@ -53,16 +53,21 @@ class LogWriter:
 
 
 def attend(
-    job_folder: int, pid: int, streams: Tuple[int, int], log_bytes: int, check: Callable[[], None] = lambda: None
+    job_folder: int,
+    pid: int,
+    streams: Tuple[int, int],
+    log_bytes: int,
+    check: Callable[[], None] = lambda: None,
+    mode: int = files.PRIVATE_FILE,
 ) -> int:
     """Stream the program's output to the job's logs until child `pid` has ended; its exit status.
 
     `check` is called now and then meanwhile, and may raise to give up.
     """
     with files.opened(files.open_folder("log", job_folder)) as logs:
-        combined = LogWriter(logs, COMBINED, log_bytes)
+        combined = LogWriter(logs, COMBINED, log_bytes, mode)
         writers: Dict[int, LogWriter] = {
-            stream: LogWriter(logs, name, log_bytes) for stream, name in zip(streams, LOGS)
+            stream: LogWriter(logs, name, log_bytes, mode) for stream, name in zip(streams, LOGS)
         }
         poller = select.poll()
         for stream in streams:

@@ -22,6 +22,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
         from .gate import main as serve
 
         return serve(words[1:], Home.locate(prefix))
+    if words[:1] and words[0] in ("runner", "supervise", "mark", "keep", "recover"):
+        from .host_commands import main as serve_host
+
+        return serve_host(words, Home.locate(prefix))
     from .desk import main as serve_people
 
     return serve_people(words, prefix)

@@ -78,8 +78,11 @@ def alive(job: JobFolder) -> bool:
 
 
 def _is_locked(folder: int, name: str) -> bool:
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    with files.opened(os.open(name, flags, files.PRIVATE_FILE, dir_fd=folder)) as descriptor:
+    try:
+        descriptor = os.open(name, files.READ, dir_fd=folder)
+    except FileNotFoundError:
+        return False
+    with files.opened(descriptor):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -229,7 +232,7 @@ class Supervisor:
             words = argument_words(fill_arguments(self.rule.arguments, self.spec.arguments))
         except ArgumentRefused as error:
             raise Denied(Refusal.ARGUMENT, str(error)) from None
-        workspace.prepare(self.job)
+        self._prepare()
         self._check_cancel()
         self.ledger.append("run", job=self.job.job, program=self.spec.program, sha256=digest, arguments=words)
         with self.job.lock():
@@ -237,6 +240,13 @@ class Supervisor:
                 self.job.advance(JobState.RUNNING, started=time.time(), program=digest)
         reach("supervisor.running")
         self.deadline = _boottime() + self.policy.limits.hours * 3600
+        return self._launch(words)
+
+    def _prepare(self) -> None:
+        workspace.prepare(self.job)
+
+    def _launch(self, words: List[str]) -> Optional[keeper.ProgramEnd]:
+        """Start the program in a child of ours and see it to its end."""
         out, out_end = os.pipe2(os.O_CLOEXEC)
         err, err_end = os.pipe2(os.O_CLOEXEC)
         self.streams = (out, err)
@@ -402,10 +412,7 @@ class Supervisor:
 
     def _stop_everything(self, why: bytes = b"") -> None:
         """SIGTERM, a grace time, then SIGKILL until nothing that the job started is left."""
-        if why and not files.exists(self.job.folder, STOPPING):
-            with contextlib.suppress(OSError):
-                files.write_record(self.job.folder, STOPPING, why)
-        reach("supervisor.stop")
+        self._note_stopping(why)
         self._signal_all(signal.SIGTERM)
         grace = time.monotonic() + GRACE_SECONDS
         while self._job_processes() and time.monotonic() < grace:
@@ -417,6 +424,12 @@ class Supervisor:
             while kernel.start_time(self.keeper_pid) and time.monotonic() < end:
                 self._reap()
                 time.sleep(0.02)
+
+    def _note_stopping(self, why: bytes) -> None:
+        if why and not files.exists(self.job.folder, STOPPING):
+            with contextlib.suppress(OSError):
+                files.write_record(self.job.folder, STOPPING, why)
+        reach("supervisor.stop")
 
     def _sweep_leftovers(self) -> None:
         for _ in range(500):

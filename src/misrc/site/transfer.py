@@ -20,7 +20,7 @@ from ..job.manifest import MAX_DOCUMENT_BYTES
 from ..wire import rsync
 from ..wire.refusals import Denied, Refusal
 from . import files, kernel, workspace
-from .jobs import JobFolder
+from .jobs import DOOR, JobFolder
 
 HANDSHAKE_SECONDS = 30.0
 FOUND = "found.json"
@@ -45,28 +45,34 @@ def rsync_version() -> Tuple[int, int, int]:
 def serve(job: JobFolder, module: str, max_files: int, max_bytes: int) -> int:
     """Run one transfer and return rsync's exit status, which decides nothing."""
     rsync_version()
-    lock = _take_over(job, f"{module}.lock")
+    with files.opened(job.sub(DOOR)) as door:
+        return _serve(job, door, module, max_files, max_bytes)
+
+
+def _serve(job: JobFolder, door: int, module: str, max_files: int, max_bytes: int) -> int:
+    lock = _take_over(door, f"{module}.lock")
+    beside = f"{job.path}/{DOOR}"
     config = f"rsyncd.{module}.conf"
     log = f"rsyncd.{module}.log"
-    files.write_record(job.folder, log, b"")
-    with files.opened(job.sub(module)) as place, files.opened(files.open_regular(job.folder, log)) as said:
+    files.write_record(door, log, b"")
+    with files.opened(job.sub(module)) as place, files.opened(files.open_regular(door, log)) as said:
         text = rsync.render_config(
             module,
             _name_open(place, f"{job.path}/{module}"),
-            f"{job.path}/rsyncd.lock",
-            _name_open(said, f"{job.path}/{log}"),
+            f"{beside}/rsyncd.lock",
+            _name_open(said, f"{beside}/{log}"),
         )
-        files.write_record(job.folder, config, text.encode("ascii"))
-        with files.opened(files.open_regular(job.folder, config)) as rules:
+        files.write_record(door, config, text.encode("ascii"))
+        with files.opened(files.open_regular(door, config)) as rules:
             reach(f"transfer.{module}.before")
             process = subprocess.Popen(
-                rsync.server_argv(RSYNC, _name_open(rules, f"{job.path}/{config}")),
+                rsync.server_argv(RSYNC, _name_open(rules, f"{beside}/{config}")),
                 env=_CLEAN,
                 pass_fds=(lock, place, said, rules),
                 preexec_fn=lambda: _confine(max_bytes),
                 start_new_session=True,
             )
-        files.write_record(job.folder, f"{module}.pid", f"{process.pid} {kernel.start_time(process.pid)}".encode())
+        files.write_record(door, f"{module}.pid", f"{process.pid} {kernel.start_time(process.pid)}".encode())
         os.close(lock)
         within = _put_checks(place, max_files, max_bytes) if module == rsync.PUT_MODULE else lambda: True
         follower = Follower(place) if module == rsync.PUT_MODULE else None
@@ -77,7 +83,7 @@ def serve(job: JobFolder, module: str, max_files: int, max_bytes: int) -> int:
             process.wait()
             found = follower.finish() if follower is not None else {}
             reach(f"transfer.{module}.after")
-        note_found(job, found)
+        note_found(door, found)
         if not within():
             # What nobody announced is not kept: it would fill the disk, and this job could never start.
             workspace.empty(job, module)
@@ -85,19 +91,24 @@ def serve(job: JobFolder, module: str, max_files: int, max_bytes: int) -> int:
     return status
 
 
-def note_found(job: JobFolder, found: "Dict[str, Found]") -> None:
+def note_found(door: int, found: "Dict[str, Found]") -> None:
     """Keep the hashes of what was followed, for the check before the start.
 
     They spare time there, and are not trusted beyond it: the copy for the program is hashed in any case.
     """
     if found:
         listed = {name: [one.size, one.sha256, one.identity] for name, one in found.items()}
-        files.write_json(job.folder, FOUND, {**read_found(job), **listed})
+        files.write_json(door, FOUND, {**_read_found(door), **listed})
 
 
 def read_found(job: JobFolder) -> "Dict[str, Any]":
     """What earlier transfers noted."""
-    document = files.read_record(job.folder, FOUND, MAX_DOCUMENT_BYTES)
+    with files.opened(job.sub(DOOR)) as door:
+        return _read_found(door)
+
+
+def _read_found(door: int) -> "Dict[str, Any]":
+    document = files.read_record(door, FOUND, MAX_DOCUMENT_BYTES)
     plain = None if document is None else parse_json(document)
     return plain if isinstance(plain, dict) else {}
 
@@ -139,14 +150,14 @@ def _watch(process: "subprocess.Popen[bytes]", log: int, within: Callable[[], bo
             return -1
 
 
-def _take_over(job: JobFolder, lock_name: str) -> int:
+def _take_over(door: int, lock_name: str) -> int:
     """The transfer's lock; whoever holds it from a connection that is gone is ended."""
     module = lock_name.partition(".")[0]
     for _ in range(50):
-        lock = files.try_lock(job.folder, lock_name)
+        lock = files.try_lock(door, lock_name)
         if lock is not None:
             return lock
-        words = (files.read_record(job.folder, f"{module}.pid") or b"0 0").split()
+        words = (files.read_record(door, f"{module}.pid") or b"0 0").split()
         pid, started = int(words[0]), int(words[1])
         if pid > 1 and started and kernel.start_time(pid) == started:
             _kill_group(pid)
@@ -156,7 +167,8 @@ def _take_over(job: JobFolder, lock_name: str) -> int:
 
 def transfer_running(job: JobFolder, module: str) -> bool:
     """Whether rsync still holds the module."""
-    lock = files.try_lock(job.folder, f"{module}.lock")
+    with files.opened(job.sub(DOOR)) as door:
+        lock = files.try_lock(door, f"{module}.lock")
     if lock is None:
         return True
     os.close(lock)

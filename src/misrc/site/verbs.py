@@ -11,7 +11,7 @@ from typing import BinaryIO, Dict, Iterator, List, Optional, Tuple
 
 from .. import __version__
 from ..job.arguments import ArgumentRefused, fill_arguments
-from ..job.codec import CodecError, encode
+from ..job.codec import CodecError
 from ..job.faults import reach
 from ..job.following import identify
 from ..job.manifest import (
@@ -26,20 +26,18 @@ from ..job.manifest import (
 from ..job.names import NameRefused, NameSet, check_input_name
 from ..job.policy import Policy, ProgramRule
 from ..job.spec import MAX_INLINE_BYTES, MAX_SPEC_BYTES, JobSpec, OpenRequest, parse_open
-from ..job.states import JobState, Outcome
+from ..job.states import JobState
 from ..wire.grammar import Command
 from ..wire.refusals import Denied, Refusal
 from ..wire.replies import FILE_PREFIX, Hello, Reply, Section, render_reply
-from . import files, jobs, keeper, supervisor, transfer, workspace
+from . import files, jobs, keeper, transfer, workspace
 from .jobs import JobFolder, JobRecord
-from .ledger import Ledger
 from .observation import Watch, read_log, read_progress
-from .release import MANIFEST, RECEIPT, SIGNATURE, Releaser
+from .release import MANIFEST, RECEIPT, SIGNATURE
+from .runner import Runner, way
 
 # Room that a site keeps for records and logs when it says how much is free.
 SPACE_MARGIN = 64 << 20
-# How much of a manifest goes into one ledger record.
-_RECORD_BYTES = 32 << 10
 
 
 class Session:
@@ -50,16 +48,15 @@ class Session:
         site: str,
         policy: Policy,
         root: int,
-        ledger: Ledger,
-        releaser: Releaser,
+        runner: Runner,
         stdin: BinaryIO,
         stdout: BinaryIO,
     ) -> None:
         self.site = site
         self.policy = policy
         self.root = root
-        self.ledger = ledger
-        self.releaser = releaser
+        self.runner = runner
+        self.ledger = runner.ledger
         self.stdin = stdin
         self.stdout = stdout
 
@@ -232,7 +229,7 @@ class Session:
                 raise Denied(Refusal.BUSY, "a transfer is still running")
             _check_inputs(job, manifest)
             files.write_record(job.folder, workspace.INPUTS, document)
-            job.advance(*_path(job.read().state, JobState.QUEUED))
+            job.advance(*way(job.read().state, JobState.QUEUED))
 
     # -- put and get --------------------------------------------------------------------------------------------
 
@@ -252,7 +249,7 @@ class Session:
             raise Denied(Refusal.STATE, "there is nothing to fetch in this state")
         manifest = self._manifest(job)
         self._record(command)
-        self._record_leaving(job.job, manifest)
+        self.runner.leave(job, manifest)
         self._exit(transfer.serve(job, "return", 0, 1 << 62))
 
     def _exit(self, status: int) -> None:
@@ -309,7 +306,7 @@ class Session:
         manifest = self._manifest(job)
         if total_bytes(manifest) > MAX_INLINE_BYTES or len(manifest) > 64:
             return {}
-        self._record_leaving(job.job, manifest)
+        self.runner.leave(job, manifest)
         found = {}
         with files.opened(job.sub("return")) as folder:
             for entry in manifest:
@@ -320,24 +317,10 @@ class Session:
     def _cancel(self, command: Command) -> None:
         job = self._find(command, essential=True)
         self._record(command, essential=True)
-        state = job.read().state
-        if not state.final:
-            supervisor.request_cancel(job)
-            if not state.started:
-                self._end_cancelled(job)
-            if state is JobState.HELD:
-                rule = self._rule(job.spec())
-                end = keeper.read_end(job.folder)
-                # What nobody released does not leave, and `return/` is emptied of it.
-                self.releaser.finish(job, rule, end, Outcome.CANCELLED, "cancelled by MInt", nothing_leaves=True)
-            self._revive(job, job.read().state)
-            Watch(job, None, self._revive).until_final(15)
+        if not job.read().state.final:
+            self.runner.cancel(job)
+            self.runner.wait_for_end(job, 15)
         self._answer(self._status(job))
-
-    def _end_cancelled(self, job: JobFolder) -> None:
-        with job.lock():
-            if job.read().state in (JobState.CREATED, JobState.STAGED):
-                job.advance(JobState.ENDED, outcome=Outcome.CANCELLED, reason="cancelled by MInt")
 
     def _close(self, command: Command) -> None:
         job = self._find(command, essential=True)
@@ -345,14 +328,11 @@ class Session:
         if not record.state.final:
             raise Denied(Refusal.STATE, "the job has not ended")
         self._record(command, essential=True)
-        with job.lock():
-            state = job.read().state
-            if state is not JobState.CLOSED:
-                job.advance(*_path(state, JobState.CLOSED))
+        if record.state is not JobState.CLOSED:
+            self.runner.close(job)
         self._answer(self._status(job))
         if self.policy.keep_days == 0:
-            self.ledger.append("delete", essential=True, job=job.job)
-            jobs.delete_job(self.root, self.policy.work_root, job.job)
+            self.runner.delete(job)
 
     # -- shared -------------------------------------------------------------------------------------------------
 
@@ -365,9 +345,7 @@ class Session:
             raise Denied(Refusal.GONE, "the job is closed")
 
     def _revive(self, job: JobFolder, state: JobState) -> None:
-        if state in (JobState.QUEUED, JobState.RUNNING) and not supervisor.alive(job):
-            reach("verb.spawn")
-            supervisor.spawn(job, self.policy, self.ledger, self.releaser)
+        self.runner.revive(job, state)
 
     def _manifest(self, job: JobFolder) -> Manifest:
         document = files.read_record(job.folder, MANIFEST, MAX_DOCUMENT_BYTES)
@@ -375,17 +353,6 @@ class Session:
 
     def _record(self, command: Command, essential: bool = False, **fields: object) -> None:
         self.ledger.append(command.verb.value, essential, decision="allow", job=command.job or None, **fields)
-
-    def _record_leaving(self, job: str, manifest: Manifest) -> None:
-        """Before a byte leaves: every file's name, size and sha256."""
-        records, start, size = [], 0, 0
-        for end, entry in enumerate(manifest, 1):
-            size += len(entry.name.encode("utf-8")) * 2 + 128
-            if size > _RECORD_BYTES or end == len(manifest):
-                records.append({"job": job, "files": [encode(listed) for listed in manifest[start:end]]})
-                start, size = end, 0
-        if records:
-            self.ledger.append_all("leave", records)
 
     def _free(self) -> int:
         return max(0, files.free_bytes(self.policy.work_root) - SPACE_MARGIN)
@@ -411,12 +378,6 @@ class Session:
         for data in parts.values():
             self.stdout.write(data)
         self.stdout.flush()
-
-
-def _path(old: JobState, new: JobState) -> List[JobState]:
-    """The plain way from one state to a later one, without the states that only some jobs pass."""
-    way: List[JobState] = [state for state in JobState if state is not JobState.HELD]
-    return way[way.index(old) + 1 : way.index(new) + 1]
 
 
 def _hash(data: bytes) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from typing import Optional
 
 from ..job.manifest import BLOCK, Entry, Manifest, parse_manifest
 from ..job.names import check_input_name
 from . import files, kernel
+from .accounts import Account
 from .jobs import JobFolder
 
 INPUTS = "inputs.jsonl"
@@ -24,12 +26,14 @@ def read_inputs(job: JobFolder) -> Manifest:
     return parse_manifest(document or b"", check_input_name, 10**7)
 
 
-def prepare(job: JobFolder) -> None:
-    """Fill `work/` from `in/`, from scratch; raises InputsChanged."""
+def prepare(job: JobFolder, owner: Optional[Account] = None) -> None:
+    """Fill `work/` from `in/`, from scratch, for the account that will run the program; raises InputsChanged."""
     empty(job, "work")
     with files.opened(job.sub("in")) as source, files.opened(job.sub("work")) as target:
+        if owner is not None:
+            os.fchown(target, owner.uid, owner.gid)
         for entry in read_inputs(job):
-            _copy(source, target, entry)
+            _copy(source, target, entry, owner)
 
 
 def empty(job: JobFolder, name: str) -> None:
@@ -39,12 +43,12 @@ def empty(job: JobFolder, name: str) -> None:
             return
     import shutil
 
-    shutil.rmtree(f"{job.path}/{name}")
+    shutil.rmtree(files.path_below(job.folder, name, job.path))
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, files.PRIVATE_FOLDER, dir_fd=job.folder)
 
 
-def _copy(source: int, target: int, entry: Entry) -> None:
+def _copy(source: int, target: int, entry: Entry, owner: Optional[Account]) -> None:
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         descriptor = files.open_regular(source, entry.name, single=True)
@@ -54,6 +58,8 @@ def _copy(source: int, target: int, entry: Entry) -> None:
     size = 0
     with open(descriptor, "rb", buffering=0) as reader:
         with open(os.open(entry.name, flags, files.PRIVATE_FILE, dir_fd=target), "r+b", buffering=0) as writer:
+            if owner is not None:
+                os.fchown(writer.fileno(), owner.uid, owner.gid)
             cloned = kernel.clone_file(reader.fileno(), writer.fileno())
             stream = writer if cloned else reader
             while True:

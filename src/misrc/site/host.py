@@ -1,0 +1,280 @@
+"""Install as root: two accounts, root-owned code, policy, keys and units. A list of things that shall be so.
+
+Each thing knows whether it is so already, so that a second install changes nothing, a dry run tells all that would
+change, and a removal goes the same list backwards. The sshd drop-in and the key file close the list: nobody gets in
+before everything that holds him is there.
+"""
+
+from __future__ import annotations
+
+import grp
+import hashlib
+import os
+import pwd
+import re
+import stat
+import subprocess
+from dataclasses import dataclass
+from typing import Callable, Dict, List, Optional, Sequence
+
+from ..job.authorized_keys import render_line
+from ..job.codec import CodecError, dump_json
+from ..job.names import SITE_ID
+from ..job.policy import Policy, parse_policy
+from ..job.units import GATE_ACCOUNT, JOB_ACCOUNT, render_units
+from ..wire.refusals import Denied
+from . import files
+from .home import SYSTEM_SHARE, Home
+from .ledger import Ledger, create_ledger
+from .transfer import rsync_version
+
+UNITS = "/etc/systemd/system"
+KEYS = f"/etc/ssh/misrc/authorized_keys.d/{GATE_ACCOUNT}"
+PYTHON = "/usr/bin/python3"
+# Root's and empty: nothing that a login would read can ever lie in it. (One that is missing makes sshd say so to MInt.)
+EMPTY_HOME = "/var/lib/misrc/home"
+_ENABLED = ("misrc-runner.socket", "misrc-recover.service", "misrc-sweep.timer")
+
+
+class HostError(Exception):
+    """Why the host cannot be installed; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One thing that shall be so."""
+
+    name: str
+    is_so: Callable[[], bool]
+    make_so: Callable[[], None]
+
+
+def account(name: str, shell: str) -> Thing:
+    """An account without a password (`*`: a key still works, whatever PAM says) and without a home of its own."""
+
+    def make() -> None:
+        _run(
+            "useradd",
+            "--system",
+            "--user-group",
+            "--home-dir",
+            EMPTY_HOME,
+            "--shell",
+            shell,
+            "--password",
+            "*",
+            name,
+        )
+
+    def is_so() -> bool:
+        try:
+            return pwd.getpwnam(name).pw_shell == shell
+        except KeyError:
+            return False
+
+    return Thing(f"account {name}", is_so, make)
+
+
+def folder(path: str, owner: str, group: str, mode: int) -> Thing:
+    """A folder with its owner and mode."""
+
+    def is_so() -> bool:
+        return _stands(path, stat.S_ISDIR, owner, group, mode)
+
+    def make() -> None:
+        os.makedirs(path, exist_ok=True)
+        _own(path, owner, group, mode)
+
+    return Thing(f"folder {path}", is_so, make)
+
+
+def file(path: str, data: bytes, owner: str, group: str, mode: int) -> Thing:
+    """A file with its content, owner and mode."""
+
+    def is_so() -> bool:
+        if not _stands(path, stat.S_ISREG, owner, group, mode):
+            return False
+        with open(path, "rb") as present:
+            return present.read(len(data) + 1) == data
+
+    def make() -> None:
+        with files.opened(files.open_folder(os.path.dirname(path))) as place:
+            files.write_record(place, os.path.basename(path), data)
+        _own(path, owner, group, mode)
+
+    return Thing(f"file {path}", is_so, make)
+
+
+def _stands(path: str, kind: Callable[[int], bool], owner: str, group: str, mode: int) -> bool:
+    try:
+        status = os.lstat(path)
+        wanted = (pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid, mode)
+    except (OSError, KeyError):
+        return False
+    return kind(status.st_mode) and (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == wanted
+
+
+def _own(path: str, owner: str, group: str, mode: int) -> None:
+    os.chown(path, pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid, follow_symlinks=False)
+    os.chmod(path, mode)
+
+
+def _run(*words: str) -> None:
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise HostError(f"{words[0]}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
+
+
+@dataclass(frozen=True)
+class Host:
+    """What a root install makes of one policy."""
+
+    site: str
+    policy: Policy
+    policy_bytes: bytes
+    sources: Dict[str, bytes]
+    digest: str
+    leave_sshd: bool = False
+
+    def key_lines(self) -> bytes:
+        """The gate account's authorized_keys."""
+        lines = []
+        for number, key in enumerate(self.policy.job_keys, 1):
+            command = f"{PYTHON} -I -S {SYSTEM_SHARE}/current gate {self.site} key-{number}"
+            try:
+                lines.append(render_line(command, key.key, f"key-{number}", key.from_, key.until) + "\n")
+            except ValueError as error:
+                raise HostError(f"job_keys[{number - 1}]: {error}") from None
+        return "".join(lines).encode("ascii")
+
+    def things(self) -> List[Thing]:
+        """Everything, in the order in which it is made."""
+        home, work = Home.locate(), self.policy.work_root
+        gate, installed = GATE_ACCOUNT, dump_json({"code": self.digest, "site": self.site}) + b"\n"
+        return [
+            account(GATE_ACCOUNT, "/bin/sh"),
+            account(JOB_ACCOUNT, "/usr/sbin/nologin"),
+            folder("/usr/libexec", "root", "root", 0o755),
+            folder(SYSTEM_SHARE, "root", "root", 0o755),
+            self._code(),
+            folder(home.config, "root", gate, 0o750),
+            file(home.policy, self.policy_bytes, "root", gate, 0o640),
+            file(f"{home.config}/installed.json", installed, "root", gate, 0o640),
+            self._signing_key(home),
+            folder("/var/lib/misrc", "root", "root", 0o755),
+            folder(EMPTY_HOME, "root", "root", 0o555),
+            folder(home.state, "root", "root", 0o700),
+            self._ledger(home),
+            folder(work, gate, JOB_ACCOUNT, 0o711),
+            folder(f"{work}/.gone", "root", gate, 0o2750),
+            folder("/etc/ssh/misrc", "root", "root", 0o755),
+            folder(os.path.dirname(KEYS), "root", "root", 0o755),
+            *[file(f"{UNITS}/{name}", text.encode(), "root", "root", 0o644) for name, text in self._units().items()],
+            *self._sshd(),
+            file(KEYS, self.key_lines(), "root", "root", 0o644),
+        ]
+
+    def _units(self) -> Dict[str, str]:
+        return render_units(self.policy, f"{SYSTEM_SHARE}/current", PYTHON)
+
+    def _sshd(self) -> List[Thing]:
+        from .host_sshd import drop_in
+
+        return [] if self.leave_sshd else [drop_in(self.site, self.policy)]
+
+    def _code(self) -> Thing:
+        from .installer import unpack
+
+        target = f"code-{self.digest[:16]}"
+
+        def is_so() -> bool:
+            link = f"{SYSTEM_SHARE}/current"
+            return os.path.islink(link) and os.readlink(link) == target
+
+        return Thing(
+            f"program {SYSTEM_SHARE}/{target}", is_so, lambda: unpack(SYSTEM_SHARE, target, self.sources, 0o755)
+        )
+
+    def _signing_key(self, home: Home) -> Thing:
+        from .installer import make_key
+
+        return Thing(f"key {home.key}", lambda: os.path.exists(home.key), lambda: make_key(home.key, self.site))
+
+    def _ledger(self, home: Home) -> Thing:
+        def make() -> None:
+            create_ledger(home.state)
+
+        return Thing(f"ledger {home.state}/ledger.jsonl", lambda: os.path.exists(f"{home.state}/ledger.jsonl"), make)
+
+    def pending(self) -> List[Thing]:
+        """What is not so yet."""
+        return [thing for thing in self.things() if not thing.is_so()]
+
+    def changes(self) -> List[str]:
+        """Everything that `apply` would change, by name."""
+        return [thing.name for thing in self.pending()] + [f"unit {u} enabled" for u in _ENABLED if not _enabled(u)]
+
+    def apply(self) -> List[str]:
+        """Make everything so; the names of what was changed."""
+        os.umask(0o022)
+        changed = []
+        for thing in self.things():
+            if not thing.is_so():
+                thing.make_so()
+                changed.append(thing.name)
+        if any(name.startswith((f"file {UNITS}/", "program ")) for name in changed):
+            self._reload()
+            changed.append("systemd reloaded")
+        for unit in _ENABLED:
+            if not _enabled(unit):
+                _run("systemctl", "enable", *([] if unit.endswith(".service") else ["--now"]), unit)
+                changed.append(f"unit {unit} enabled")
+        if changed:
+            policy_hash = hashlib.sha256(self.policy_bytes).hexdigest()
+            ledger = Ledger(Home.locate().state, site=self.site, key="-", peer="local")
+            ledger.append("install", code=self.digest, policy=policy_hash, uid=os.getuid())
+        return changed
+
+    def _reload(self) -> None:
+        """The runner ends and comes back at the next request; supervisors and programs go on."""
+        _run("systemctl", "daemon-reload")
+        _run("systemctl", "stop", "misrc-runner.service")
+
+
+def plan_host(site: str, policy_file: str, leave_sshd: bool = False) -> Host:
+    """Check everything that can be checked before anything changes. `leave_sshd`: others write sshd's drop-in."""
+    from .installer import digest_sources, read_sources
+
+    if not re.fullmatch(SITE_ID, site):
+        raise HostError("the site id must be lower-case letters, digits and '-', at most 32")
+    try:
+        with open(policy_file, "rb") as source:
+            data = source.read((1 << 20) + 1)
+        policy = parse_policy(data)
+        rsync_version()
+    except Denied as denied:
+        raise HostError(f"{denied.note}; MInt's files travel by rsync, so install a newer one") from None
+    except (OSError, CodecError, ValueError) as error:
+        raise HostError(f"{policy_file}: {error}") from None
+    if policy.install != "root":
+        raise HostError(f"{policy_file}: it says install: {policy.install}; as root only install: root is done")
+    if not os.path.isdir("/run/systemd/system"):
+        raise HostError("a root install needs systemd; without it, use a user install")
+    sources = read_sources()
+    host = Host(site, policy, data, sources, digest_sources(sources), leave_sshd)
+    host.things()
+    return host
+
+
+def _enabled(unit: str) -> bool:
+    state = subprocess.run(["systemctl", "is-enabled", unit], capture_output=True, check=False)
+    if state.returncode != 0:
+        return False
+    active = subprocess.run(["systemctl", "is-active", unit], capture_output=True, check=False)
+    return unit.endswith(".service") or active.returncode == 0
+
+
+def describe(things: Sequence[Thing], host: Optional[Host] = None) -> str:
+    """What an install will do, for a person to read."""
+    lines = [f"misrc gate and runner for site '{host.site}', as root"] if host else []
+    return "\n".join([*lines, *(f"  {thing.name}" for thing in things)] or ["nothing to change"])
