@@ -36,5 +36,6 @@ class FilterModule:
             "sshd_drop_in": host.drop_in,
             "sshd_faults": host.sshd_faults,
             "version_fault": host.version_fault,
+            "folders_above": host.folders_above,
         }
         return {name: _told(function) for name, function in functions.items()}

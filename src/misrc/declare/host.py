@@ -7,7 +7,8 @@ installer and for auditors.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from ..job import minimums
@@ -87,6 +88,11 @@ def version_fault(found: Mapping[str, Any], minimum: str) -> str:
     return minimums.judge(
         minimums.Found(str(found["system"]), str(found["name"]), str(found["upstream"]), package), floors[minimum]
     )
+
+
+def folders_above(paths: Iterable[str]) -> list[str]:
+    """Every folder above these absolute paths, each once, the root last: who can write one can replace the rest."""
+    return sorted({str(folder) for path in paths for folder in PurePosixPath(str(path)).parents}, reverse=True)
 
 
 def _gatehouse(value: Any, gate: Mapping[str, Any]) -> Gatehouse:

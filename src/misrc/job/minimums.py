@@ -30,6 +30,7 @@ class Patched:
 # `system` is ID and VERSION_ID of /etc/os-release. Later versions of the same system's package count too.
 PATCHED: Tuple[Patched, ...] = (
     Patched("debian-12", "rsync", "3.5.0+ds1-0+deb12u1", "its changelog names the 33 CVEs of 3.5.0"),
+    Patched("debian-13", "rsync", "3.5.0+ds1-0+deb13u1", "its changelog names the 33 CVEs of 3.5.0"),
 )
 
 
