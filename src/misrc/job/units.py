@@ -21,6 +21,8 @@ RUNNER_SOCKET = "/run/misrc/runner.sock"
 RUN_FOLDER = "/run/misrc/jobs"
 LEDGER_FOLDER = "/var/lib/misrc/ledger"
 SUPERVISOR = "misrc-supervisor"
+# The root-owned folder of a job in which its unit takes the marker that lets a program start only once.
+GUARD = "guard"
 _PATH = re.compile(r"/[A-Za-z0-9._/+@-]+", re.ASCII)
 
 Lines = List[Tuple[str, str]]
@@ -38,7 +40,6 @@ _COMMON: Lines = [
     ("ProtectKernelLogs", "yes"),
     ("ProtectControlGroups", "yes"),
     ("RestrictRealtime", "yes"),
-    ("RestrictSUIDSGID", "yes"),
     ("LockPersonality", "yes"),
     ("RemoveIPC", "yes"),
     ("KeyringMode", "private"),
@@ -46,6 +47,7 @@ _COMMON: Lines = [
     ("UMask", "0077"),
 ]
 _STRICT: Lines = [
+    ("RestrictSUIDSGID", "yes"),
     ("PrivateDevices", "yes"),
     ("DevicePolicy", "closed"),
     ("PrivateUsers", "yes"),
@@ -56,6 +58,7 @@ _STRICT: Lines = [
     ("SystemCallErrorNumber", "EPERM"),
 ]
 _HPC: Lines = [
+    ("RestrictSUIDSGID", "yes"),
     ("ProtectProc", "invisible"),
     ("SystemCallFilter", "~@reboot @swap @module @raw-io @clock @obsolete"),
     ("SystemCallErrorNumber", "EPERM"),
@@ -232,9 +235,9 @@ def _render_job(policy: Policy, command: str, rule: ProgramRule) -> str:
                 ("CapabilityBoundingSet", ""),
                 ("AmbientCapabilities", ""),
                 *network,
-                # Of the work root a job sees its own two folders; the site's rules and keys it does not see at all.
+                # Of the work root a job sees its own folders; the site's rules and keys it does not see at all.
                 ("TemporaryFileSystem", f"{policy.work_root}:ro"),
-                ("BindPaths", f"{place}/work {place}/log"),
+                ("BindPaths", f"{place}/work {place}/log {place}/{GUARD}"),
                 ("InaccessiblePaths", f"-/etc/misrc -/etc/ssh -{LEDGER_FOLDER} -{RUNNER_SOCKET}"),
             ],
         ),

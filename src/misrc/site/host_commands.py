@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from typing import List
 
@@ -45,18 +46,21 @@ def _run(words: List[str], home: Home) -> int:
 
 
 def _at_job(what: str, name: str, home: Home) -> int:
+    from .runner_service import TAKEN
     from .unit_supervisor import UnitSupervisor, take_marker
 
     if os.geteuid() != 0:
         raise ValueError("only systemd calls this, as root")
     policy = read_policy(home)
+    if what == "mark":
+        # Inside the job's unit the work root is an empty place with the job's own folders in it.
+        with files.opened(files.open_folder(f"{policy.work_root}/{name}")) as folder:
+            take_marker(folder)
+        return 0
     with files.opened(open_work_root(policy)) as root:
         job = jobs.find_job(root, policy.work_root, name)
-        if os.fstat(job.folder).st_uid != 0:
+        if stat.S_IMODE(os.fstat(job.folder).st_mode) != TAKEN:
             raise ValueError("the job's folder has not been taken over")
-        if what == "mark":
-            take_marker(job.folder)
-            return 0
         lock = files.try_lock(job.folder, LOCK)
         if lock is None:
             return 0

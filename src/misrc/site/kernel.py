@@ -53,6 +53,16 @@ def leave_network() -> bool:
     return True
 
 
+def has_network() -> bool:
+    """Whether this process sees more than the loopback device. Where the kernel does not tell, it might."""
+    try:
+        with open("/proc/self/net/dev", encoding="ascii") as file:
+            names = [line.partition(":")[0].strip() for line in file.readlines()[2:]]
+    except OSError:
+        return True
+    return any(name != "lo" for name in names)
+
+
 def clone_file(source: int, target: int) -> bool:
     """Share the blocks of one open file with another. False: copy them."""
     try:

@@ -6,6 +6,7 @@ one that writes the ledger, and lets results be read only after their leaving is
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -19,7 +20,7 @@ from ..job.manifest import MAX_DOCUMENT_BYTES, Manifest, parse_manifest
 from ..job.names import is_job_id
 from ..job.policy import Policy
 from ..job.states import JobState
-from ..job.units import SUPERVISOR
+from ..job.units import GUARD, SUPERVISOR
 from ..wire.refusals import Denied, Refusal
 from . import accounts, files, jobs
 from .home import Home, open_work_root, read_policy, read_site
@@ -36,7 +37,8 @@ _FIRST_SOCKET = 3
 # What a door may say of itself; everything else in the ledger is the runner's own word.
 _DOOR_EVENTS = frozenset({"hello", "open", "put", "start", "wait", "get", "cancel", "close", "refuse"})
 _OWN_FIELDS = frozenset({"utc", "boot", "uptime", "event", "v", "seq", "prev"})
-_KEPT = {"in": 0o700, "return": 0o700}
+# A job's folder that was taken over: records in it are shared with the door's group (setgid), for reading.
+TAKEN = 0o2751
 
 
 def systemctl(*words: str) -> str:
@@ -72,18 +74,21 @@ class HostRunner(Runner):
 def take_over(job: JobFolder) -> None:
     """From here on the door reads the job's records and changes none; doing it again changes nothing."""
     status = os.fstat(job.folder)
-    if status.st_uid == 0:
+    if status.st_uid == 0 and stat.S_IMODE(status.st_mode) == TAKEN:
         return
     gate, program = accounts.gate_account(), accounts.job_account()
-    if status.st_uid != gate.uid:
+    if status.st_uid not in (0, gate.uid):
         raise Denied(Refusal.CONFIG, "the job's folder belongs to somebody else")
+    # First nobody else can change names in it; its mode comes last, and says that all is done.
     os.fchown(job.folder, 0, gate.gid)
-    os.fchmod(job.folder, 0o2751)
     for name in os.listdir(job.folder):
         if name == jobs.DOOR:
             continue
         with files.opened(os.open(name, files.READ, dir_fd=job.folder)) as descriptor:
             _take(descriptor, name, gate, program)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(GUARD, files.PRIVATE_FOLDER, dir_fd=job.folder)
+    os.fchmod(job.folder, TAKEN)
 
 
 def _take(descriptor: int, name: str, gate: accounts.Account, program: accounts.Account) -> None:

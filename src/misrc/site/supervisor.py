@@ -119,6 +119,9 @@ def _detach(lock: int, job: JobFolder) -> None:
 class Supervisor:
     """One run of a supervisor; everything that must outlive it is in the job's folder."""
 
+    # Where the marker lies that lets a job's program start only once.
+    started = program.STARTED
+
     def __init__(self, job: JobFolder, policy: Policy, ledger: Ledger, release_to: release.Releaser, lock: int) -> None:
         self.job = job
         self.policy = policy
@@ -170,7 +173,7 @@ class Supervisor:
         end = keeper.read_end(folder)
         if end is not None:
             return end
-        if files.exists(folder, program.STARTED) or self._keeper_alive():
+        if files.exists(folder, self.started) or self._keeper_alive():
             return self._adopt()
         with self._take_slot():
             return self._start()
@@ -306,16 +309,16 @@ class Supervisor:
         if child:
             log_bytes = self.policy.limits.size("log_bytes") or 0
             status = keeper.attend(folder, child, self.streams, log_bytes, self._check_bounds)
-            if files.exists(folder, program.STARTED):
+            if files.exists(folder, self.started):
                 keeper.write_end(folder, keeper.ProgramEnd(status))
                 return keeper.read_end(folder)
-        if files.exists(folder, program.STARTED):
+        if files.exists(folder, self.started):
             return self._adopt()
         return self._start()
 
     def _orphan(self) -> int:
         """The program, or what is about to become it, as a child of ours; 0 where the keeper saw its end."""
-        marked = program.parse_marker(files.read_record(self.job.folder, program.STARTED))[0]
+        marked = program.parse_marker(files.read_record(self.job.folder, self.started))[0]
         pid = marked or next(iter(kernel.find_processes([os.getpid()], b"\0", [])), 0)
         try:
             if pid:
@@ -337,7 +340,7 @@ class Supervisor:
 
     def _program_alive(self) -> bool:
         """Whether the marked program lives; its start also says how long it may still run."""
-        pid, started, boot = program.parse_marker(files.read_record(self.job.folder, program.STARTED))
+        pid, started, boot = program.parse_marker(files.read_record(self.job.folder, self.started))
         if not pid or boot != kernel.boot_id() or kernel.start_time(pid) != started:
             return False
         self.deadline = started / os.sysconf("SC_CLK_TCK") + self.policy.limits.hours * 3600
@@ -354,13 +357,13 @@ class Supervisor:
             self._sleep(ADOPTED_POLL)
         self.keeper_pid = 0
         end = keeper.read_end(self.job.folder)
-        if end is None and not files.exists(self.job.folder, program.STARTED):
+        if end is None and not files.exists(self.job.folder, self.started):
             with self._take_slot():
                 return self._start()
         if end is None and self.rule.restartable:
             self._stop_everything()
             self.ledger.append("restart", job=self.job.job)
-            os.unlink(program.STARTED, dir_fd=self.job.folder)
+            os.unlink(self.started, dir_fd=self.job.folder)
             with self._take_slot():
                 return self._start()
         if end is None:

@@ -14,8 +14,8 @@ from typing import Any, Dict, List, Optional
 
 from ..job.codec import CodecError, dump_json, parse_json
 from ..job.faults import reach
-from ..job.states import JobState
-from ..job.units import RUN_FOLDER, unit_of
+from ..job.units import GUARD, RUN_FOLDER, unit_of
+from ..wire.refusals import Refusal
 from . import accounts, files, keeper, kernel, program, workspace
 from .runner_service import systemctl
 from .supervisor import CANCEL, Overdue, Supervisor, Vanished
@@ -27,6 +27,8 @@ _ENDED = ("inactive", "failed")
 
 class UnitSupervisor(Supervisor):
     """One job's supervisor, as root."""
+
+    started = f"{GUARD}/{program.STARTED}"
 
     def _prepare(self) -> None:
         workspace.prepare(self.job, accounts.job_account())
@@ -52,6 +54,7 @@ class UnitSupervisor(Supervisor):
             "job_path": self.job.path,
             "log_bytes": self.policy.limits.size("log_bytes"),
             "share_log": self.rule.logs == "full",
+            "network": self.rule.network,
         }
         with files.opened(files.open_folder(RUN_FOLDER)) as folder:
             files.write_record(folder, f"{self.job.job}.json", dump_json(run))
@@ -102,7 +105,7 @@ class UnitSupervisor(Supervisor):
             raise Overdue
         if result == "oom-kill":
             told = keeper.ProgramEnd(None, "the program needed more memory than the site allows")
-        elif told is None and not files.exists(self.job.folder, program.STARTED):
+        elif told is None and not files.exists(self.job.folder, self.started):
             raise OSError(0, "its unit could not start the program")
         elif told is None and result not in ("", "success"):
             told = keeper.ProgramEnd(None, f"the program was ended from outside ({result})")
@@ -133,7 +136,7 @@ class UnitSupervisor(Supervisor):
         end = self._await_unit()
         if end is None and self.rule.restartable and not files.exists(self.job.folder, CANCEL):
             self.ledger.append("restart", job=self.job.job)
-            os.unlink(program.STARTED, dir_fd=self.job.folder)
+            os.unlink(self.started, dir_fd=self.job.folder)
             with self._take_slot():
                 return self._start()
         if end is None:
@@ -161,11 +164,12 @@ class UnitSupervisor(Supervisor):
 def take_marker(job_folder: int) -> None:
     """In the unit, as root, right before the program: FileExistsError where it has been started before."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(program.STARTED, flags, 0o600, dir_fd=job_folder), "wb") as file:
-        file.write(f"0 0 {kernel.boot_id()}".encode())
-        file.flush()
-        os.fsync(file.fileno())
-    os.fsync(job_folder)
+    with files.opened(files.open_folder(GUARD, job_folder)) as guard:
+        with open(os.open(program.STARTED, flags, 0o600, dir_fd=guard), "wb") as file:
+            file.write(f"0 0 {kernel.boot_id()}".encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.fsync(guard)
 
 
 def keep(job: str) -> int:
@@ -197,11 +201,13 @@ def keep(job: str) -> int:
 def _become(job: str, run: Dict[str, Any], report: int) -> None:
     try:
         os.umask(0o077)
+        # systemd only warns where it cannot give a unit a network of its own.
+        if run["network"] == "deny" and kernel.has_network():
+            raise OSError(0, Refusal.NETWORK.value)
         os.chdir(f"{run['job_path']}/work")
         os.execve(run["path"], [run["path"], *run["words"]], program.program_environment(job, run["job_path"]))
     except OSError as error:
-        os.write(report, f"the program could not be started: {error.strerror}".encode()[:500])
+        text = error.strerror or ""
+        text = text if text == Refusal.NETWORK.value else f"the program could not be started: {text}"
+        os.write(report, text.encode()[:500])
     os._exit(127)
-
-
-__all__ = ["JobState", "UnitSupervisor", "keep", "take_marker"]
