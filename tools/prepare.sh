@@ -65,17 +65,20 @@ step_down() {
 }
 
 # The virtual environment with the locked versions, made anew when they change. `make_environment test` adds what only
-# the tests need.
+# the tests need; `make_environment scenarios` is another environment, root's own, for the scenarios on real hosts.
 make_environment() {
   MISRC_VENV="$MISRC_ROOT/.venv"
   local stamp extras=${1:-run}
-  stamp=$(cat "$MISRC_ROOT/requirements.lock" "$MISRC_ROOT/pyproject.toml" | sha256sum | cut -c1-16)
+  [ "$extras" != scenarios ] || MISRC_VENV="$MISRC_ROOT/.cache/scenarios/venv"
+  stamp=$(cat "$MISRC_ROOT/requirements.lock" "$MISRC_ROOT/pyproject.toml" "$MISRC_ROOT/molecule/requirements.txt" \
+    | sha256sum | cut -c1-16)
   if ! grep -qsx "$stamp $extras\|$stamp test" "$MISRC_VENV/stamp"; then
     say "Making the Python environment (once; about a minute)"
     rm -rf "$MISRC_VENV"
     "$(newest_python)" -m venv "$MISRC_VENV"
     local wanted=(-c "$MISRC_ROOT/requirements.lock" hatchling ansible-core ansible-runner pydantic PyYAML rich)
     if [ "$extras" = test ]; then wanted=(-r "$MISRC_ROOT/requirements.lock"); fi
+    if [ "$extras" = scenarios ]; then wanted+=(-r "$MISRC_ROOT/molecule/requirements.txt"); fi
     "$MISRC_VENV/bin/pip" install --quiet --disable-pip-version-check "${wanted[@]}"
     echo "$stamp $extras" >"$MISRC_VENV/stamp"
   fi

@@ -57,6 +57,12 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="JSON lines on standard output")
         command.set_defaults(run=function)
     _add_site(commands)
+    _add_provision(commands)
+    bundle = commands.add_parser(
+        "bundle", help="write all that a host without a package index needs to install misrc", allow_abbrev=False
+    )
+    bundle.add_argument("--output", required=True, metavar="DIR|FILE.tar")
+    bundle.set_defaults(run=_bundle)
     return parser
 
 
@@ -148,6 +154,41 @@ def _add_site_options(command: argparse.ArgumentParser) -> None:
     ):
         command.add_argument(word, dest=to, metavar=name, action="append", default=[], help=text)
     command.add_argument("--dry-run", action="store_true", help="show everything, write nothing")
+
+
+def _add_provision(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "provision", help="bring MInt's node and the sites to what is declared", allow_abbrev=False
+    )
+    command.add_argument("--inventory", metavar="DIR", help="the inventory (default: MISRC_INVENTORY)")
+    command.add_argument("--check", action="store_true", help="change nothing; say what would change")
+    command.add_argument("--diff", action="store_true", help="show how files change")
+    command.add_argument("--limit", metavar="HOSTS", help="only these hosts or groups")
+    command.add_argument("--user", metavar="NAME", help="the administrator's account on the hosts")
+    command.add_argument("-K", "--ask-become-pass", action="store_true", help="ask for the password of sudo")
+    command.add_argument(
+        "-e", "--set", dest="settings", action="append", default=[], metavar="NAME=VALUE", help="an option of a role"
+    )
+    command.set_defaults(run=_provision)
+
+
+def _provision(options: argparse.Namespace) -> int:
+    from .mint.places import inventory_folder
+    from .mint.provision import make_words, run_playbook
+
+    words = make_words(
+        options.check, options.diff, options.limit, options.user, options.ask_become_pass, options.settings
+    )
+    return run_playbook("provision", inventory_folder(options.inventory), words)
+
+
+def _bundle(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from .mint.bundle import write_bundle
+
+    print(f"{write_bundle(Path(options.output))}  SHA256SUMS of {options.output}")
+    return 0
 
 
 def _run(options: argparse.Namespace) -> int:

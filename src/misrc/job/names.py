@@ -19,6 +19,8 @@ SITE_ID = "[a-z][a-z0-9-]{0,31}"
 PROGRAM_NAME = "[a-z][a-z0-9_]{0,63}"
 ARGUMENT_NAME = "[a-z][a-z0-9_]{0,63}"
 SHA256 = "[0-9a-f]{64}"
+# In a forced command that serves all keys: the one that sshd says was used. Elsewhere a line names its own, as `key-1`.
+ANY_KEY = "key-of-sshd"
 
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
 # The names of nearly all files, known to be harmless at a glance.

@@ -15,6 +15,24 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "no inventory found; give --inventory DIR, or set MISRC_INVENTORY (looked in {places})",
         "インベントリが見つかりません。--inventory DIR か MISRC_INVENTORY を指定してください (探した場所: {places})",
     ),
+    "playbook.unknown": ("there is no playbook '{name}'", "プレイブック '{name}' はありません"),
+    "bundle.missing": (
+        "'{name}' is needed and not installed here; install misrc with all that it needs, then bundle",
+        "必要な '{name}' がここにインストールされていません。misrc を依存関係ごとインストールしてから実行してください",
+    ),
+    "bundle.record": (
+        "'{name}' was not installed from a wheel, so no wheel can be made of it; install misrc with pip in a virtual environment",
+        "'{name}' は wheel からインストールされていないため wheel を作れません。仮想環境に pip でインストールしてください",
+    ),
+    "bundle.changed": (
+        "'{name}': {path} is not what was installed; install it again, then bundle",
+        "'{name}': {path} がインストール時と異なります。再インストールしてから実行してください",
+    ),
+    "bundle.folder": (
+        "{path} is not empty; name a new folder, or a file that ends with .tar",
+        "{path} は空ではありません。新しいフォルダか .tar で終わるファイル名を指定してください",
+    ),
+    "bundle.write": ("{path} cannot be written: {why}", "{path} に書き込めません: {why}"),
     "program.unknown": (
         "site '{site}' has no program '{program}'; declared: {known}",
         "サイト '{site}' にプログラム '{program}' はありません。宣言済み: {known}",

@@ -13,15 +13,15 @@ from typing import Iterator, List, Optional, Tuple
 from .. import __version__
 from ..job.ledger import LedgerBroken, verify_lines
 from ..job.names import is_job_id
-from ..job.policy import Policy
+from ..job.policy import MAX_POLICY_BYTES, Policy, parse_policy
 from ..job.states import JobState, Outcome
 from ..wire.refusals import Denied
-from . import contract, files, keeper
+from . import contract, files, install_command, keeper
 from .contract import Contract
 from .freezing import Switch
 from .home import Home, open_work_root, read_policy, read_site
-from .host import HostError, describe, plan_host
-from .installer import Installation, InstallError
+from .host import HostError
+from .installer import InstallError
 from .jobs import JobRecord, find_job, read_jobs
 from .ledger import Ledger, read_lines
 from .release import Releaser, judge
@@ -52,12 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    install = commands.add_parser("install", help="install or upgrade the gate for this account (asks first)")
-    install.add_argument("--site", required=True, help="the site id that MInt and you agreed on")
-    install.add_argument("--policy", required=True, metavar="FILE", help="your policy, as JSON")
-    install.add_argument("--authorized-keys", metavar="FILE", help="default: ~/.ssh/authorized_keys")
-    install.add_argument("--yes", action="store_true", help="do not ask")
-    install.set_defaults(run=_install)
+    install_command.add_to(commands)
+    policy = commands.add_parser("policy", help="the policy").add_subparsers(required=True)
+    check = policy.add_parser("check", help="read a policy as the gate would, and say what is wrong with it")
+    check.add_argument("file", metavar="FILE")
+    check.set_defaults(run=_check_policy)
 
     ledger = commands.add_parser("ledger", help="the record of all requests").add_subparsers(required=True)
     show = ledger.add_parser("show", help="print the ledger and verify its chain")
@@ -94,28 +93,10 @@ def _add_contract(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     sweeping.set_defaults(run=_sweep)
 
 
-def _install(home: Home, options: argparse.Namespace) -> int:
-    if os.getuid() == 0:
-        return _install_host(options)
-    installation = Installation.plan(home, options.prefix, options.site, options.policy, options.authorized_keys)
-    print(installation.describe())
-    if not options.yes and input("Install this? [y/N] ").strip().lower() not in ("y", "yes"):
-        print("Nothing was changed.")
-        return 1
-    installation.apply()
-    print("Installed.")
-    return 0
-
-
-def _install_host(options: argparse.Namespace) -> int:
-    host = plan_host(options.site, options.policy)
-    pending = host.pending()
-    print(describe(pending, host))
-    if not options.yes and input("Install this? [y/N] ").strip().lower() not in ("y", "yes"):
-        print("Nothing was changed.")
-        return 1
-    changed = host.apply()
-    print("Installed." if changed else "Nothing was to be changed.")
+def _check_policy(home: Home, options: argparse.Namespace) -> int:
+    with open(options.file, "rb") as file:
+        policy = parse_policy(file.read(MAX_POLICY_BYTES + 1))
+    print(f"The policy can be read: {len(policy.programs)} programs, {len(policy.job_keys)} keys.")
     return 0
 
 

@@ -14,6 +14,7 @@ import sys
 from typing import List, Optional, Tuple
 
 from ..job.faults import reach
+from ..job.names import ANY_KEY
 from ..job.policy import Policy
 from ..wire.grammar import Command, Verb, parse_command
 from ..wire.refusals import EXIT_INTERNAL, Denied, Refusal, render_denial
@@ -21,6 +22,7 @@ from ..wire.replies import Reply, render_reply
 from .contract import Contract
 from .files import opened
 from .home import Home, open_work_root, read_policy
+from .identity import exposed_key
 from .ledger import Ledger
 from .release import Releaser
 from .runner import Runner
@@ -34,6 +36,7 @@ _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C", "HOME": "/nonexistent"}
 def serve(home: Home, site: str, key: str) -> int:
     """Serve the one request of this connection; the exit status says allowed, refused or failed."""
     reach("gate.enter")
+    key = exposed_key(os.environ.get("SSH_USER_AUTH", "")) if key == ANY_KEY else key
     asked, peer = _take_environment()
     os.umask(0o077)
     ledger = _open_ledger(home, site=site, key=key, peer=peer)

@@ -31,6 +31,8 @@ from .transfer import rsync_version
 UNITS = "/etc/systemd/system"
 KEYS = f"/etc/ssh/misrc/authorized_keys.d/{GATE_ACCOUNT}"
 PYTHON = "/usr/bin/python3"
+# Root's and empty: nothing that a login would read can ever lie in it. (One that is missing makes sshd say so to MInt.)
+EMPTY_HOME = "/var/lib/misrc/home"
 _ENABLED = ("misrc-runner.socket", "misrc-recover.service", "misrc-sweep.timer")
 
 
@@ -56,7 +58,7 @@ def account(name: str, shell: str) -> Thing:
             "--system",
             "--user-group",
             "--home-dir",
-            "/nonexistent",
+            EMPTY_HOME,
             "--shell",
             shell,
             "--password",
@@ -132,6 +134,7 @@ class Host:
     policy_bytes: bytes
     sources: Dict[str, bytes]
     digest: str
+    leave_sshd: bool = False
 
     def key_lines(self) -> bytes:
         """The gate account's authorized_keys."""
@@ -159,6 +162,7 @@ class Host:
             file(f"{home.config}/installed.json", installed, "root", gate, 0o640),
             self._signing_key(home),
             folder("/var/lib/misrc", "root", "root", 0o755),
+            folder(EMPTY_HOME, "root", "root", 0o555),
             folder(home.state, "root", "root", 0o700),
             self._ledger(home),
             folder(work, gate, JOB_ACCOUNT, 0o711),
@@ -166,11 +170,17 @@ class Host:
             folder("/etc/ssh/misrc", "root", "root", 0o755),
             folder(os.path.dirname(KEYS), "root", "root", 0o755),
             *[file(f"{UNITS}/{name}", text.encode(), "root", "root", 0o644) for name, text in self._units().items()],
+            *self._sshd(),
             file(KEYS, self.key_lines(), "root", "root", 0o644),
         ]
 
     def _units(self) -> Dict[str, str]:
         return render_units(self.policy, f"{SYSTEM_SHARE}/current", PYTHON)
+
+    def _sshd(self) -> List[Thing]:
+        from .host_sshd import drop_in
+
+        return [] if self.leave_sshd else [drop_in(self.site, self.policy)]
 
     def _code(self) -> Thing:
         from .installer import unpack
@@ -200,6 +210,10 @@ class Host:
         """What is not so yet."""
         return [thing for thing in self.things() if not thing.is_so()]
 
+    def changes(self) -> List[str]:
+        """Everything that `apply` would change, by name."""
+        return [thing.name for thing in self.pending()] + [f"unit {u} enabled" for u in _ENABLED if not _enabled(u)]
+
     def apply(self) -> List[str]:
         """Make everything so; the names of what was changed."""
         os.umask(0o022)
@@ -227,8 +241,8 @@ class Host:
         _run("systemctl", "stop", "misrc-runner.service")
 
 
-def plan_host(site: str, policy_file: str) -> Host:
-    """Check everything that can be checked before anything changes."""
+def plan_host(site: str, policy_file: str, leave_sshd: bool = False) -> Host:
+    """Check everything that can be checked before anything changes. `leave_sshd`: others write sshd's drop-in."""
     from .installer import digest_sources, read_sources
 
     if not re.fullmatch(SITE_ID, site):
@@ -247,7 +261,7 @@ def plan_host(site: str, policy_file: str) -> Host:
     if not os.path.isdir("/run/systemd/system"):
         raise HostError("a root install needs systemd; without it, use a user install")
     sources = read_sources()
-    host = Host(site, policy, data, sources, digest_sources(sources))
+    host = Host(site, policy, data, sources, digest_sources(sources), leave_sshd)
     host.things()
     return host
 

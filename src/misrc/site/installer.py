@@ -83,6 +83,23 @@ class Installation:
                 raise InstallError(f"job_keys[{number - 1}]: {error}") from None
         return lines
 
+    def key_file(self) -> bytes:
+        """The key file as it shall be: our lines replace our earlier ones; lines of others stay as they are."""
+        kept: List[str] = []
+        with contextlib.suppress(FileNotFoundError), open(self.authorized_keys, encoding="utf-8") as file:
+            kept = [line.rstrip("\n") for line in file if f" {self.home.code} " not in line]
+        return "".join(line + "\n" for line in [*kept, *self.key_lines()]).encode()
+
+    def records(self) -> Dict[str, bytes]:
+        """What shall stand in the configuration folder, by name."""
+        installed = dump_json({"code": self.digest, "site": self.site}) + b"\n"
+        return {"policy.json": self.policy_bytes, "installed.json": installed}
+
+    @property
+    def code_folder(self) -> str:
+        """Where this version's sources lie; `home.code` is a link to it."""
+        return f"{self.home.share}/code-{self.digest[:16]}"
+
     def describe(self) -> str:
         """What `apply` will do, for a person to read."""
         programs = "\n".join(f"    {name}: {rule.path}" for name, rule in sorted(self.policy.programs.items()))
@@ -107,30 +124,25 @@ class Installation:
         self._make_key()
         create_ledger(self.home.state)
         with opened(open_folder(self.home.config)) as config:
-            write_record(config, "policy.json", self.policy_bytes)
-            write_record(config, "installed.json", dump_json({"code": self.digest, "site": self.site}) + b"\n")
+            for name, data in self.records().items():
+                write_record(config, name, data)
         ledger = Ledger(self.home.state, site=self.site, key="-", peer="local")
         policy_hash = hashlib.sha256(self.policy_bytes).hexdigest()
         ledger.append("install", code=self.digest, policy=policy_hash, uid=os.getuid())
         self._write_keys()
 
     def _unpack(self) -> None:
-        unpack(self.home.share, f"code-{self.digest[:16]}", self.sources, 0o700)
+        unpack(self.home.share, os.path.basename(self.code_folder), self.sources, 0o700)
 
     def _make_key(self) -> None:
         if not os.path.exists(self.home.key):
             make_key(self.home.key, self.site)
 
     def _write_keys(self) -> None:
-        """Our lines replace our earlier ones; lines of others stay as they are."""
         folder = os.path.dirname(self.authorized_keys)
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        kept: List[str] = []
-        with contextlib.suppress(FileNotFoundError), open(self.authorized_keys, encoding="utf-8") as file:
-            kept = [line.rstrip("\n") for line in file if f" {self.home.code} " not in line]
-        text = "".join(line + "\n" for line in [*kept, *self.key_lines()])
         with opened(os.open(folder, os.O_RDONLY | os.O_DIRECTORY)) as descriptor:
-            write_record(descriptor, os.path.basename(self.authorized_keys), text.encode())
+            write_record(descriptor, os.path.basename(self.authorized_keys), self.key_file())
 
 
 def unpack(share: str, target: str, sources: Dict[str, bytes], mode: int) -> None:

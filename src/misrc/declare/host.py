@@ -1,0 +1,106 @@
+"""The files and checks of a site's host, as the roles need them: plain values in, text or one-line faults out.
+
+The roles hold no rule of their own about keys, sshd or versions: it stands in `job`, once, for them, for the site's
+installer and for auditors.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from ..job import minimums
+from ..job.authorized_keys import render_line
+from ..job.errors import BadRequest
+from ..job.policy import Policy, parse_policy
+from ..job.sshd import (
+    Gatehouse,
+    compare,
+    expected_values,
+    forced_command,
+    parse_sshd_version,
+    render_drop_in,
+)
+from .inventory import dump_policy
+
+
+def read_policy(value: Any) -> Policy:
+    """The policy out of an inventory's variable; BadRequest says what is wrong with it."""
+    return parse_policy(dump_policy(value, "inventory"))
+
+
+def policy_text(value: Any) -> str:
+    """The policy as the JSON that a site installs."""
+    return dump_policy(value, "inventory").decode()
+
+
+def key_lines(value: Any, site: str) -> str:
+    """The whole key file of a root install, one line for each key of the policy."""
+    lines = []
+    for number, key in enumerate(read_policy(value).job_keys, 1):
+        name = f"key-{number}"
+        try:
+            lines.append(render_line(forced_command(site, name), key.key, name, key.from_, key.until))
+        except ValueError as error:
+            raise BadRequest(f"misrc_policy: job_keys[{number - 1}]: {error}") from None
+    return "".join(line + "\n" for line in lines)
+
+
+def sources(value: Any) -> list[str]:
+    """The networks that job keys come from, each once; empty where a key may come from anywhere."""
+    keys = read_policy(value).job_keys
+    if any(not key.from_ for key in keys):
+        return []
+    return sorted({str(ipaddress.ip_network(source)) for key in keys for source in key.from_})
+
+
+def probe_addresses(value: Any, undeclared: str = "192.0.2.1") -> list[str]:
+    """Addresses to ask sshd about: the first of each declared network, and one that nobody declared."""
+    declared = [str(ipaddress.ip_network(source).network_address) for source in sources(value)]
+    return sorted({*declared, undeclared})
+
+
+def drop_in(value: Any, gate: Mapping[str, Any]) -> str:
+    """The sshd drop-in. `gate`: site, account, version (what `ssh -V` says), algorithms, sessions."""
+    try:
+        return render_drop_in(_gatehouse(value, gate))
+    except ValueError as error:
+        raise BadRequest(f"the sshd drop-in cannot be written: {error}") from None
+
+
+def sshd_faults(printed: str, value: Any, gate: Mapping[str, Any]) -> list[str]:
+    """What the sshd that printed this (`sshd -T -C …`) does not hold, one line each; empty is good."""
+    house = _gatehouse(value, gate)
+    return [deviation.describe() for deviation in compare(expected_values(house), printed, house.account)]
+
+
+def version_fault(found: Mapping[str, Any], minimum: str) -> str:
+    """Why a program is too old, or empty. `found`: system, name, upstream, package; `minimum`: a floor of `job`."""
+    floors = {
+        "rsync": minimums.RSYNC,
+        "openssh": minimums.OPENSSH,
+        "openssh_root": minimums.OPENSSH_ROOT,
+        "python": minimums.PYTHON,
+    }
+    package = found.get("package") or None
+    return minimums.judge(
+        minimums.Found(str(found["system"]), str(found["name"]), str(found["upstream"]), package), floors[minimum]
+    )
+
+
+def folders_above(paths: Iterable[str]) -> list[str]:
+    """Every folder above these absolute paths, each once, the root last: who can write one can replace the rest."""
+    return sorted({str(folder) for path in paths for folder in PurePosixPath(str(path)).parents}, reverse=True)
+
+
+def _gatehouse(value: Any, gate: Mapping[str, Any]) -> Gatehouse:
+    return Gatehouse(
+        site=str(gate["site"]),
+        account=str(gate["account"]),
+        version=parse_sshd_version(str(gate["version"])),
+        sources=tuple(sources(value)),
+        algorithms=bool(gate.get("algorithms", True)),
+        sessions=int(gate.get("sessions", 4)),
+    )

@@ -1,0 +1,68 @@
+"""`misrc provision`: run a playbook of the collection that came with misrc, through ansible-runner.
+
+The person who runs it is asked for passwords by Ansible itself, on the terminal; misrc neither sees nor keeps them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from ansible_runner.interface import run_command
+
+from ..job.errors import BadRequest
+from .messages import say
+from .play import NAMESPACE, collections_folder
+
+
+def find_playbook(name: str) -> Path:
+    """A playbook of the installed collection; BadRequest where there is none of that name."""
+    path = collections_folder() / NAMESPACE / "playbooks" / f"{name}.yml"
+    if not path.is_file():
+        raise BadRequest(say("playbook.unknown", name=name))
+    return path
+
+
+def make_words(
+    check: bool, diff: bool, limit: str | None, user: str | None, ask_password: bool, settings: Sequence[str]
+) -> list[str]:
+    """The words of `ansible-playbook` for the options of our own command. A value never becomes an option."""
+    words = [
+        f"--{name}" for name, wanted in (("check", check), ("diff", diff), ("ask-become-pass", ask_password)) if wanted
+    ]
+    words += [f"--{name}={value}" for name, value in (("limit", limit), ("user", user)) if value]
+    return words + [f"--extra-vars={setting}" for setting in settings]
+
+
+def run_playbook(name: str, inventory: Path, words: Sequence[str] = ()) -> int:
+    """Run playbook `name` over an inventory with further words of `ansible-playbook`; its exit status."""
+    playbook = find_playbook(name)
+    if not inventory.exists():
+        raise BadRequest(say("inventory.missing", places=inventory))
+    with tempfile.TemporaryDirectory(prefix="misrc-provision-") as folder:
+        _, _, status = run_command(
+            executable_cmd=str(Path(sys.executable).parent / "ansible-playbook"),
+            cmdline_args=["-i", str(inventory.resolve()), *words, str(playbook)],
+            envvars=_settings(Path(folder)),
+            private_data_dir=folder,
+            host_cwd=str(Path.cwd()),
+            input_fd=sys.stdin,
+            output_fd=sys.stdout,
+            error_fd=sys.stderr,
+            quiet=True,
+        )
+    return int(status)
+
+
+def _settings(folder: Path) -> dict[str, str]:
+    """Our collection is found first; where the caller has collections or a configuration of his own, these stay."""
+    own = os.environ.get("ANSIBLE_COLLECTIONS_PATH")
+    return {
+        "ANSIBLE_COLLECTIONS_PATH": os.pathsep.join(filter(None, [str(collections_folder()), own])),
+        "ANSIBLE_LOCAL_TEMP": str(folder / "tmp"),
+        "ANSIBLE_PIPELINING": os.environ.get("ANSIBLE_PIPELINING", "True"),
+        "ANSIBLE_NOCOWS": "True",
+    }

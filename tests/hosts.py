@@ -1,0 +1,173 @@
+"""Two real hosts with systemd: a site that the roles provision, and MInt's. Only root can make them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from conftest import eventually
+
+BIN = Path(sys.executable).parent
+IMAGE = "localhost/" + os.environ.get("MISRC_IMAGE_NAME", "misrc-test-debian")
+PREFIX = os.environ.get("MISRC_HOSTS", "misrc")
+PYZ = "/usr/libexec/misrc/misrc-site.pyz"
+# All that a refusal must leave as it is: names, kinds, modes, owners, sizes, and the times of what is not a folder.
+_SCENE = (
+    "find /etc /opt /root /home /srv /usr/libexec /var/lib/misrc /var/tmp /tmp -xdev "
+    r"-not -path '/var/lib/misrc/ledger/*' -not -path '/tmp/systemd-private-*' "
+    r"\( -type d -printf '%p d %m %u %g\n' -o -printf '%p %y %m %u %g %s %T@ %l\n' \)"
+)
+
+
+def podman(*words: str, check: bool = True, text: str = "", timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """One podman command."""
+    done = subprocess.run(
+        ["podman", *words], input=text or None, capture_output=True, text=True, timeout=timeout, check=False
+    )
+    assert done.returncode == 0 or not check, (words, done.stdout, done.stderr)
+    return done
+
+
+@dataclass
+class Host:
+    """One container with systemd."""
+
+    name: str
+    address: str = ""
+
+    def run(self, *words: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """A command as root inside."""
+        return podman("exec", self.name, *words, check=check, timeout=timeout)
+
+    def sh(self, script: str, check: bool = True) -> str:
+        """What a shell script prints."""
+        return self.run("sh", "-c", script, check=check).stdout
+
+    def is_up(self) -> bool:
+        """Whether systemd has come to rest."""
+        return "running" in self.run("systemctl", "is-system-running", check=False).stdout
+
+    def write(self, path: str, text: str, mode: str = "600") -> None:
+        """A file of root inside."""
+        podman("exec", "-i", self.name, "sh", "-c", f"cat >{path} && chmod {mode} {path}", text=text)
+
+
+@dataclass
+class Pair:
+    """The two hosts, the declarations, and the keys: `admin` for the provisioner, `job` for MInt."""
+
+    place: Path
+    release: str
+    site: Host = field(default_factory=lambda: Host(f"{PREFIX}-gate-site"))
+    mint: Host = field(default_factory=lambda: Host(f"{PREFIX}-gate-mint"))
+    network: str = f"{PREFIX}-gate-net"
+    stranger: str = ""
+    policy: dict[str, Any] = field(default_factory=dict)
+
+    # -- making and removing ------------------------------------------------------------------------------------
+
+    def make(self) -> None:
+        """Both hosts up, with the administrator's key at the site and two addresses at MInt's."""
+        self.remove()
+        podman("network", "create", self.network)
+        for name in ("admin", "job", "other", "authority"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.place / name)], check=True)
+        own = os.environ.get("MISRC_OWN_RELEASE", "bookworm")
+        shown = ["-v", f"{BIN.parent}:{BIN.parent}:ro"]
+        for host, release, words in ((self.site, self.release, []), (self.mint, own, shown)):
+            rights = ["--cap-add", "NET_ADMIN", "--device", "/dev/net/tun"]
+            common = ["--systemd=always", "--network", self.network]
+            podman("run", "-d", "--name", host.name, *common, *rights, *words, f"{IMAGE}:{release}", "/sbin/init")
+        for host in (self.site, self.mint):
+            inspected = json.loads(podman("inspect", host.name).stdout)[0]
+            host.address = inspected["NetworkSettings"]["Networks"][self.network]["IPAddress"]
+            eventually(host.is_up, 60, "the host's start")
+        eventually(lambda: self.site.run("pgrep", "-x", "sshd", check=False).returncode == 0, 60, "sshd")
+        self.site.sh("install -d -m 700 /root/.ssh")
+        self.site.write("/root/.ssh/authorized_keys", (self.place / "admin.pub").read_text())
+        self.stranger = self.mint.address.rpartition(".")[0] + ".222"
+        device = self.mint.sh(f"ip -o -4 route get {self.site.address}").partition(" dev ")[2].split()[0]
+        self.mint.run("ip", "addr", "add", f"{self.stranger}/24", "dev", device)
+        for name in ("job", "other"):
+            self.mint.write(f"/root/{name}", (self.place / name).read_text())
+        known = f"{self.site.address} {self.host_key()}\n"
+        self.mint.write("/root/known_hosts", known)
+        (self.place / "known_hosts").write_text(known)
+
+    def remove(self) -> None:
+        """Nothing of ours is left, also of an earlier run that was killed."""
+        for host in (self.site, self.mint):
+            podman("rm", "-f", "-t", "0", host.name, check=False)
+        podman("network", "rm", "-f", self.network, check=False)
+
+    def host_key(self) -> str:
+        """The site's host key, read at the site and not learned from the network."""
+        return " ".join(self.site.sh("cat /etc/ssh/ssh_host_ed25519_key.pub").split()[:2])
+
+    # -- provisioning -------------------------------------------------------------------------------------------
+
+    def provision(self, *words: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+        """The three roles over the administrator's SSH, from the collection of the installed wheel."""
+        folder = self.place / "inventory"
+        folder.mkdir(exist_ok=True)
+        host = {
+            "ansible_host": self.site.address,
+            "ansible_user": "root",
+            "ansible_ssh_private_key_file": str(self.place / "admin"),
+            "ansible_ssh_common_args": f"-F none -o UserKnownHostsFile={self.place}/known_hosts -o IdentitiesOnly=yes",
+            "ansible_python_interpreter": "/usr/bin/python3",
+            "misrc_site_id": "deployed",
+            "misrc_policy": self.policy,
+            **variables,
+        }
+        (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"site": host}}}))
+        roles = [f"misrc.remote.site_{name}" for name in ("account", "programs", "gate")]
+        play = [{"hosts": "site", "gather_facts": False, "roles": roles}]
+        (self.place / "play.yml").write_text(yaml.safe_dump(play))
+        env = {
+            "PATH": f"{BIN}:/usr/bin:/bin:/usr/sbin",
+            "HOME": str(self.place),
+            "LANG": "C.UTF-8",
+            "ANSIBLE_COLLECTIONS_PATH": str(files("misrc") / "collection"),
+            "ANSIBLE_PIPELINING": "1",
+            "ANSIBLE_NOCOLOR": "1",
+        }
+        argv = [str(BIN / "ansible-playbook"), "-i", str(folder), *words, str(self.place / "play.yml")]
+        return subprocess.run(argv, capture_output=True, text=True, env=env, timeout=600, check=False)
+
+    # -- what is there ------------------------------------------------------------------------------------------
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """All records; fails where the chain does not verify."""
+        lines = self.site.run("/usr/bin/python3", PYZ, "ledger", "show", "--json").stdout.splitlines()
+        return [json.loads(line) for line in lines]
+
+    def scene(self) -> str:
+        """What a refusal must leave as it is."""
+        return "".join(sorted(self.site.sh(_SCENE).splitlines(keepends=True)))
+
+    # -- MInt and whoever pretends to be ------------------------------------------------------------------------
+
+    def ssh(
+        self, *words: str, options: tuple[str, ...] = (), user: str = "misrc", key: str = "job", timeout: float = 90
+    ) -> subprocess.CompletedProcess[str]:
+        """`ssh user@site WORDS` on MInt's host."""
+        known = ["-o", "UserKnownHostsFile=/root/known_hosts", "-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes"]
+        own = ["-F", "none", "-i", f"/root/{key}", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=30", *known]
+        argv = ["ssh", *own, *options, f"{user}@{self.site.address}", *words]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.mint.run(*argv, check=False, timeout=timeout)
+        raise AssertionError(f"ssh did not end: {words} {options}")
+
+    def works(self) -> None:
+        """The legal request."""
+        done = self.ssh("hello")
+        assert done.returncode == 0 and '"hello"' in done.stdout, done

@@ -1,0 +1,476 @@
+"""Sections D and E of docs/attacks.md where they need a host: a deployed sshd, tried from another host.
+
+The roles make the site; nothing about it is set by hand. tools/host_tests.sh runs these, as root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+from hosts import BIN, IMAGE, Pair
+
+from misrc.job.sshd import DROP_IN
+
+RELEASE = os.environ.get("MISRC_RELEASE", "bookworm")
+KEYS = "/etc/ssh/misrc/authorized_keys.d/misrc"
+PROBE = "/etc/ssh/sshd_config.d/90-premise.conf"
+# A legal client is served again within this time after a flood; docs/operations.md lets MInt try for longer.
+RECOVERY_SECONDS = 60
+
+
+def why_not() -> str:
+    """Why these tests cannot run here, or nothing."""
+    if getpass.getuser() != "root":
+        return "needs root for containers with systemd: tools/host_tests.sh"
+    if shutil.which("podman") is None:
+        return "needs podman: tools/host_tests.sh"
+    known = subprocess.run(["podman", "image", "exists", f"{IMAGE}:{RELEASE}"], check=False)
+    return "" if known.returncode == 0 else f"needs the image {IMAGE}:{RELEASE}: tools/host_tests.sh"
+
+
+pytestmark = pytest.mark.skipif(why_not() != "", reason=why_not() or "-")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unprivileged() -> None:
+    """Takes the place of the rule that tests run as an ordinary user: these make hosts of their own."""
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """A site that the three roles made from a policy, and MInt's host."""
+    place = tmp_path_factory.mktemp("pair")
+    made = Pair(place, RELEASE)
+    made.make()
+    make_programs(made)
+    made.policy = {
+        "install": "root",
+        "work_root": "/var/lib/misrc/jobs",
+        "job_keys": [
+            {
+                "key": " ".join((place / "job.pub").read_text().split()[:2]),
+                "from": [f"{made.mint.address}/32"],
+                "until": "2099-12-31",
+            }
+        ],
+        "programs": {
+            "noop": {"path": "/opt/programs/noop", "returns": ["**"], "logs": "full"},
+            "sleep": {"path": "/opt/programs/sleep", "returns": ["**"], "logs": "full"},
+        },
+    }
+    done = made.provision(site_programs_trees=[tree_of(made)])
+    assert done.returncode == 0, done.stdout + done.stderr
+    try:
+        yield made
+    finally:
+        if not os.environ.get("MISRC_KEEP_HOSTS"):
+            made.remove()
+
+
+def make_programs(pair: Pair) -> None:
+    """A bare repository at the site with two commits; the second one is never pinned."""
+    script = """set -e
+export GIT_AUTHOR_NAME=t GIT_AUTHOR_EMAIL=t@example GIT_COMMITTER_NAME=t GIT_COMMITTER_EMAIL=t@example
+mkdir -p /srv/tree && cd /srv/tree && git init -q
+printf '#!/bin/sh\\nid -un; echo done >out.dat\\n' >noop; printf '#!/bin/sh\\nexec sleep 600\\n' >sleep
+chmod 755 noop sleep
+git add . && git commit -q -m one && git rev-parse HEAD >/srv/commit
+echo evil >noop && git commit -q -a -m two && git clone -q --bare . /srv/programs.git"""
+    pair.site.sh(script)
+
+
+def tree_of(pair: Pair) -> dict[str, str]:
+    return {
+        "dest": "/opt/programs",
+        "repository": "/srv/programs.git",
+        "commit": pair.site.sh("cat /srv/commit").strip(),
+    }
+
+
+@contextlib.contextmanager
+def untouched(pair: Pair, *reasons: str) -> Iterator[None]:
+    """Nothing changes at the site but one record for each refusal that the gate makes; then the legal request works."""
+    tree, size = pair.scene(), len(pair.ledger())
+    yield
+    assert pair.scene() == tree
+    records = pair.ledger()[size:]
+    assert [(record["event"], record.get("reason")) for record in records] == [("refuse", reason) for reason in reasons]
+    pair.works()
+
+
+def declare(pair: Pair) -> str:
+    """MInt's declaration of the site, on MInt's host; its inventory folder."""
+    programs = {"noop": {"outputs": {"out.dat": "required"}}, "sleep": {"outputs": {"out.dat": "optional"}}}
+    site = {
+        "id": "deployed",
+        "method": "ssh",
+        "address": pair.site.address,
+        "user": "misrc",
+        "host_keys": [pair.host_key()],
+        "retry": {"count": 20, "interval": 1},
+        "programs": programs,
+    }
+    pair.mint.sh("mkdir -p /root/inventory/host_vars")
+    text = yaml.safe_dump({"misrc_identity": "/root/job", "misrc_site": site})
+    pair.mint.write("/root/inventory/host_vars/deployed.yml", text)
+    return "/root/inventory"
+
+
+def run_job(pair: Pair) -> str:
+    """A whole `misrc run` from MInt's host: the word that the program wrote into its log."""
+    results = f"/root/results-{uuid.uuid4()}"
+    words = ["run", "deployed", "noop", "--results", results, "--new"]
+    variables = ["env", f"MISRC_INVENTORY={declare(pair)}", "MISRC_LANG=en", "HOME=/root", "PATH=/usr/bin:/bin"]
+    pair.mint.sh(f"mkdir {results}")
+    done = pair.mint.run(*variables, str(BIN / "misrc"), *words, check=False, timeout=180)
+    assert done.returncode == 0, done
+    assert pair.mint.sh(f"cat {results}/out.dat") == "done\n"
+    return pair.mint.sh(f"cat {results}/remote_program_exec.log").strip()
+
+
+@contextlib.contextmanager
+def waiting_gate(pair: Pair, *options: str, user: str = "misrc") -> Iterator[dict[str, str]]:
+    """The environment that sshd gave to a gate which still reads its request."""
+    names = [word for option in options for word in ("-o", option)]
+    known = ["-o", "UserKnownHostsFile=/root/known_hosts", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes"]
+    job = str(uuid.uuid4())
+    argv = ["podman", "exec", "-i", pair.mint.name, "ssh", "-F", "none", "-i", "/root/job", *known, *names]
+    with subprocess.Popen(
+        [*argv, f"{user}@{pair.site.address}", f"open {job}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as held:
+        script = (
+            "for i in $(seq 100); do for p in $(pgrep -u misrc python3); do "
+            f"tr '\\0' '\\n' </proc/$p/environ | grep -qx 'SSH_ORIGINAL_COMMAND=open {job}' && "
+            "{ tr '\\0' '\\n' </proc/$p/environ; exit 0; }; done; sleep 0.1; done; exit 1"
+        )
+        found = pair.site.sh(script)
+        yield dict(line.split("=", 1) for line in found.splitlines() if "=" in line)
+        held.communicate(timeout=60)
+
+
+def test_a_real_job_runs_as_the_second_account(pair: Pair) -> None:
+    """`misrc run` on MInt's host brings the result of a program of the pinned commit, run under the jobs' account."""
+    assert run_job(pair) == "misrc-job"
+    assert [record["event"] for record in pair.ledger() if record["event"] in ("run", "end")][-2:] == ["run", "end"]
+
+
+def test_the_ledger_names_the_key_that_sshd_saw(pair: Pair) -> None:
+    """One forced command serves all keys; the record has the fingerprint that sshd's own log has."""
+    pair.works()
+    printed = pair.mint.sh("ssh-keygen -y -f /root/job | ssh-keygen -l -f -").split()[1]
+    assert pair.ledger()[-1]["key"] == printed
+    assert printed in pair.site.sh("journalctl -u ssh --no-pager")
+
+
+@pytest.mark.parametrize("command", ["id", "/bin/sh", "", None, "hello; id"])
+def test_g01_the_forced_command_holds_on_a_deployed_host(pair: Pair, command: str | None) -> None:
+    """No shell and no other command; one line, one status, one record."""
+    with untouched(pair, "E02" if command else "E01"):
+        done = pair.ssh(*([] if command is None else [command]))
+        assert (done.returncode, done.stdout) == (64, "")
+        assert done.stderr == f"misrc: denied ({'E02' if command else 'E01'})\n"
+
+
+def test_e01_a_key_line_that_lost_everything_still_meets_the_gate(pair: Pair) -> None:
+    """Without `command=` and `restrict` sshd's block holds by itself: the gate, no forwarding, no terminal."""
+    whole = pair.site.sh(f"cat {KEYS}")
+    try:
+        pair.site.write(KEYS, (pair.place / "job.pub").read_text(), "644")
+        done = pair.ssh("id")
+        assert (done.returncode, done.stdout, done.stderr) == (64, "", "misrc: denied (E02)\n")
+        assert "prohibited" in pair.ssh(options=("-W", "127.0.0.1:22")).stderr
+        assert "PTY allocation request failed" in pair.ssh("hello", options=("-tt",)).stderr
+    finally:
+        pair.site.write(KEYS, whole, "644")
+    pair.works()
+
+
+def test_g81_g83_no_forwarding_through_the_deployed_sshd(pair: Pair) -> None:
+    """TCP and Unix sockets, both directions; the administrator of the same host can, so it is the account's block."""
+    target = ("-W", "127.0.0.1:22")
+    assert "SSH-2.0" in pair.site.sh("echo | timeout 5 nc -q 1 127.0.0.1 22 || true")
+    with untouched(pair):
+        assert "prohibited" in pair.ssh(options=target).stderr
+    fail = ("-o", "ExitOnForwardFailure=yes")
+    for spec in ("0.0.0.0:4444:127.0.0.1:22", "/tmp/planted:127.0.0.1:22"):
+        tree = pair.scene()
+        done = pair.ssh("hello", options=("-R", spec, *fail))
+        assert done.returncode == 255 and "forwarding failed" in done.stderr, done
+        assert pair.scene() == tree
+    pair.works()
+
+
+def test_g84_no_tunnel_device(pair: Pair) -> None:
+    """`-w` is refused although the host permits tunnels to others: the premise shows that it would work."""
+    pair.site.write(PROBE, "PermitTunnel yes\n", "644")
+    pair.site.run("systemctl", "reload", "ssh")
+    options = ("-w", "any:any", "-o", "ExitOnForwardFailure=yes", "-o", "Tunnel=point-to-point")
+    try:
+        pair.mint.write("/root/admin", (pair.place / "admin").read_text())
+        premise = pair.ssh("ls /sys/class/net", options=options, user="root", key="admin")
+        assert premise.returncode == 0 and "tun" in premise.stdout, premise
+        with untouched(pair):
+            done = pair.ssh("hello", options=options)
+            assert done.returncode == 255 and '"hello"' not in done.stdout, done
+            assert "tun" not in pair.site.sh("ls /sys/class/net")
+    finally:
+        pair.mint.sh("rm -f /root/admin")
+        pair.site.sh(f"rm -f {PROBE}")
+        pair.site.run("systemctl", "reload", "ssh")
+
+
+def test_g85_g86_g98_g99_nothing_of_a_client_reaches_the_gates_environment(pair: Pair) -> None:
+    """Agent, display, locale and loader variables: the deployed sshd hands none of them over."""
+    sent = {"LC_X": "evil", "LANG": "../../x", "LD_PRELOAD": "/tmp/x.so", "PYTHONPATH": "/tmp", "BASH_ENV": "/tmp/x"}
+    options = ["ForwardAgent=yes", "ForwardX11=yes", "SetEnv=" + " ".join(f"{k}={v}" for k, v in sent.items())]
+    with waiting_gate(pair, *options) as environment:
+        assert environment["SSH_ORIGINAL_COMMAND"].startswith("open ")
+        assert not {"SSH_AUTH_SOCK", "DISPLAY", "SSH_TTY"} & set(environment)
+        assert "evil" not in environment.values() and not {*sent} - {"LANG"} & set(environment)
+        assert environment.get("LANG") != "../../x"
+    pair.works()
+
+
+def test_g88_no_sftp_and_no_scp_on_a_deployed_host(pair: Pair) -> None:
+    """Both copies and the subsystem end at the gate; nothing is written."""
+    with untouched(pair, "E02", "E02"):
+        done = pair.ssh("sftp", options=("-s",))
+        assert (done.returncode, done.stdout) == (64, "")
+        words = ["scp", "-O", "-F", "none", "-i", "/root/job", "-o", "UserKnownHostsFile=/root/known_hosts", "-o"]
+        copied = pair.mint.run(*words, "BatchMode=yes", "/etc/hosts", f"misrc@{pair.site.address}:/tmp/x", check=False)
+        assert copied.returncode != 0
+
+
+def test_g89_more_sessions_than_declared_are_refused(pair: Pair) -> None:
+    """One connection carries four sessions at a time and not a fifth; when one has ended there is room again."""
+    control = "/root/control"
+    known = "-F none -i /root/job -o IdentitiesOnly=yes -o UserKnownHostsFile=/root/known_hosts -o BatchMode=yes"
+    target = f"misrc@{pair.site.address}"
+    script = f"""ssh {known} -o ControlMaster=yes -o ControlPath={control} -Nf {target} || exit 9
+for i in 1 2 3 4; do (sleep 30 | ssh {known} -S {control} -o ControlMaster=no {target} \
+"open $(cat /proc/sys/kernel/random/uuid)" >/dev/null 2>&1 &) ; done
+for i in $(seq 100); do ssh {known} -o ControlMaster=no -S {control} -o ProxyCommand=false {target} hello \
+>/root/fifth 2>&1 || break; sleep 0.1; done
+cat /root/fifth; ssh {known} -S {control} -O exit {target}"""
+    said = pair.mint.sh(script)
+    assert '"hello"' not in said.splitlines()[-1], said
+    assert "refused" in pair.site.sh("journalctl -u ssh --no-pager | tail -50") or "session" in said.lower(), said
+    pair.works()
+
+
+def test_g92_the_key_fails_from_another_address(pair: Pair) -> None:
+    """From an address that the policy does not name the same key does not log in, and the gate hears nothing of it."""
+    with untouched(pair):
+        done = pair.ssh("hello", options=("-b", pair.stranger))
+        assert done.returncode == 255 and "Permission denied" in done.stderr, done
+    assert pair.ssh("hello", options=("-b", pair.mint.address)).returncode == 0
+
+
+@pytest.mark.parametrize("method", ["password", "keyboard-interactive", "hostbased", "gssapi-with-mic", "none"])
+def test_g93_only_a_key_logs_in(pair: Pair, method: str) -> None:
+    """Every other method is refused and not even offered; to another account the same host offers passwords."""
+    options = ("-v", "-o", f"PreferredAuthentications={method}", "-o", "PubkeyAuthentication=no")
+    other = pair.ssh("id", options=options, user="nobody")
+    assert "password" in other.stderr.partition("can continue: ")[2].splitlines()[0]
+    with untouched(pair):
+        done = pair.ssh("hello", options=options)
+        assert done.returncode == 255
+        assert {line.rpartition(": ")[2] for line in done.stderr.splitlines() if "can continue" in line} == {
+            "publickey"
+        }
+
+
+@pytest.mark.parametrize("user", ["root", "misrc-job", "nobody", "daemon", "sshd"])
+def test_g94_the_job_key_opens_no_other_account(pair: Pair, user: str) -> None:
+    """The key works for the gate's account alone."""
+    with untouched(pair):
+        done = pair.ssh("id", user=user)
+        assert done.returncode == 255 and "Permission denied" in done.stderr, done
+
+
+def test_g95_no_certificate_opens_the_gate(pair: Pair) -> None:
+    """A certificate of an authority that the whole host trusts is refused for the gate; for root it works (premise)."""
+    pair.site.write("/etc/ssh/authority.pub", (pair.place / "authority.pub").read_text(), "644")
+    pair.site.write(PROBE, "TrustedUserCAKeys /etc/ssh/authority.pub\n", "644")
+    pair.site.run("systemctl", "reload", "ssh")
+    sign = ["ssh-keygen", "-q", "-s", str(pair.place / "authority"), "-I", "x", "-n", "root,misrc"]
+    subprocess.run([*sign, str(pair.place / "other.pub")], check=True)
+    pair.mint.write("/root/other-cert.pub", (pair.place / "other-cert.pub").read_text())
+    options = ("-o", "CertificateFile=/root/other-cert.pub")
+    try:
+        assert pair.ssh("id", options=options, user="root", key="other").returncode == 0
+        with untouched(pair):
+            done = pair.ssh("hello", options=options, key="other")
+            assert done.returncode == 255 and "Permission denied" in done.stderr
+    finally:
+        pair.site.sh(f"rm -f {PROBE} /etc/ssh/authority.pub")
+        pair.site.run("systemctl", "reload", "ssh")
+
+
+def test_g96_the_account_can_plant_nothing_and_planted_files_do_nothing(pair: Pair) -> None:
+    """The home cannot be written by the account, and what root puts there for the test is not consulted."""
+    names = [".ssh", ".bashrc", ".profile", ".pam_environment", ".ssh2"]
+    for name in names:
+        done = pair.site.run(
+            "setpriv",
+            "--reuid",
+            "misrc",
+            "--regid",
+            "misrc",
+            "--clear-groups",
+            "mkdir",
+            f"/var/lib/misrc/home/{name}",
+            check=False,
+        )
+        assert done.returncode != 0, name
+    assert pair.site.sh("ls -A /var/lib/misrc/home") == ""
+    other = (pair.place / "other.pub").read_text().strip()
+    script = f"""set -e; cd /var/lib/misrc/home; mkdir .ssh
+echo '{other}' | tee .ssh/authorized_keys >.ssh/authorized_keys2
+for f in .ssh/rc .bashrc .profile; do echo 'echo ran >/tmp/planted-ran' >$f; done
+echo 'PYTHONPATH=/tmp/planted' | tee .ssh/environment >.pam_environment; chown -R misrc: .; chmod 700 .ssh"""
+    pair.site.sh(script)
+    try:
+        assert pair.ssh("hello", key="other").returncode == 255
+        with waiting_gate(pair) as environment:
+            assert "PYTHONPATH" not in environment
+        assert pair.site.run("test", "-e", "/tmp/planted-ran", check=False).returncode == 1
+    finally:
+        pair.site.sh("cd /var/lib/misrc/home && rm -rf .ssh .bashrc .profile .pam_environment && chown root: .")
+    pair.works()
+
+
+def test_g97_a_flood_does_not_keep_a_legal_client_out(pair: Pair) -> None:
+    """A hundred failing logins at once from a stranger's address; MInt is served again within the declared time."""
+    flood = (
+        "for i in $(seq 100); do (ssh -F none -i /root/other -o IdentitiesOnly=yes -o BatchMode=yes "
+        f"-o UserKnownHostsFile=/root/known_hosts -b {pair.stranger} misrc@{pair.site.address} hello "
+        ">/dev/null 2>&1 &); done"
+    )
+    size = len(pair.ledger())
+    pair.mint.sh(flood)
+    end = time.monotonic() + RECOVERY_SECONDS
+    while pair.ssh("hello").returncode != 0:
+        assert time.monotonic() < end, "MInt was not served again"
+    assert [record["event"] for record in pair.ledger()[size:]] == ["hello"]
+    pair.mint.sh("for i in $(seq 300); do pgrep -x ssh >/dev/null || exit 0; sleep 0.2; done; exit 1")
+
+
+def test_a_hundred_reconnects_do_not_lock_mint_out(pair: Pair) -> None:
+    """After an outage MInt's node comes back with many connections that break off; the next ones are still served."""
+    once = f"nc -w 5 -s {pair.mint.address} {pair.site.address} 22 </dev/null >/dev/null 2>&1"
+    pair.mint.sh(f"for i in $(seq 100); do {once}; done")
+    with ThreadPoolExecutor(8) as pool:
+        results = [done.returncode for done in pool.map(lambda _: pair.ssh("hello"), range(8))]
+    assert results == [0] * 8
+
+
+def test_g100_a_client_cannot_set_the_original_command(pair: Pair) -> None:
+    """Sent as a variable and without a command it does not arrive: E01, as with no command at all."""
+    with untouched(pair, "E01"):
+        done = pair.ssh(options=("-o", "SetEnv=SSH_ORIGINAL_COMMAND=hello"))
+        assert (done.returncode, done.stdout, done.stderr) == (64, "", "misrc: denied (E01)\n")
+
+
+def test_g144_no_terminal_on_a_deployed_host(pair: Pair) -> None:
+    """sshd runs as root here and could give one: to root it does, to the gate's account it does not."""
+    done = pair.ssh("hello", options=("-tt",))
+    assert "PTY allocation request failed" in done.stderr and "\r" not in done.stdout
+    pair.works()
+
+
+def test_ssh_audit_finds_nothing_to_fail(pair: Pair) -> None:
+    """The second reading of ciphers, key exchanges, MACs and host keys has no finding of its worst level."""
+    done = subprocess.run(
+        [str(BIN / "ssh-audit"), "--json", "--skip-rate-test", pair.site.address],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    report = json.loads(done.stdout)
+    failed = [
+        (part, item["algorithm"], item["notes"]["fail"])
+        for part in ("kex", "key", "enc", "mac")
+        for item in report[part]
+        if item.get("notes", {}).get("fail")
+    ]
+    assert failed == [] and len(report["kex"]) >= 4, failed
+
+
+def test_e08_a_configuration_that_is_read_before_ours_stops_the_role(pair: Pair) -> None:
+    """A block that is read earlier and opens forwarding is named, with its keyword; without it the role is content."""
+    earlier = "/etc/ssh/sshd_config.d/05-careless.conf"
+    pair.site.write(earlier, "Match Address 192.0.2.0/24\n  AllowTcpForwarding yes\n", "644")
+    try:
+        done = pair.provision("--tags", "all", site_programs_trees=[tree_of(pair)])
+        assert done.returncode != 0 and "allowtcpforwarding" in done.stdout, done.stdout
+    finally:
+        pair.site.sh(f"rm -f {earlier}; systemctl reload ssh")
+    pair.works()
+
+
+def test_a_second_converge_changes_nothing_and_a_drift_is_repaired(pair: Pair) -> None:
+    """By state: files, units and accounts are the same to the modification time. A drift is foretold and mended."""
+    before = pair.scene()
+    done = pair.provision(site_programs_trees=[tree_of(pair)])
+    assert "changed=0 " in done.stdout and done.returncode == 0, done.stdout
+    assert pair.scene() == before
+    pair.site.sh(
+        f"sed -i s/PermitTunnel.no/PermitTunnel\\ yes/ {DROP_IN}; echo '# x' >>{KEYS}; echo >>/opt/programs/noop"
+    )
+    pair.site.sh("touch /opt/programs/planted; sed -i s/daily/weekly/ /etc/systemd/system/misrc-sweep.timer")
+    drifted = pair.scene()
+    told = pair.provision("--check", site_programs_trees=[tree_of(pair)])
+    assert told.returncode == 0 and "changed=0 " not in told.stdout, told.stdout
+    assert pair.scene() == drifted
+    done = pair.provision(site_programs_trees=[tree_of(pair)])
+    assert done.returncode == 0, done.stdout
+    assert forget_times(pair.scene()) == forget_times(before)
+    assert run_job(pair) == "misrc-job"
+
+
+def forget_times(scene: str) -> list[str]:
+    """Without times and without git's own files, which a checkout writes anew."""
+    lines = [line.split() for line in scene.splitlines()]
+    return [" ".join([*words[:5]]) for words in lines if "/.git/" not in words[0]]
+
+
+def test_a_branch_is_no_pin(pair: Pair) -> None:
+    """A tree that names a branch is refused, and the one that is there stays."""
+    before = pair.scene()
+    done = pair.provision(site_programs_trees=[{**tree_of(pair), "commit": "main"}])
+    assert done.returncode != 0 and "full commit id" in done.stdout
+    assert pair.scene() == before
+
+
+def test_retiring_takes_keys_first_and_hands_the_ledger_over(pair: Pair) -> None:
+    """After `absent` nobody logs in, accounts, units and files are gone, and the ledger lies where root keeps it."""
+    records = len(pair.ledger())
+    gone = {"site_account_state": "absent", "site_gate_state": "absent", "site_programs_state": "absent"}
+    done = pair.provision(site_programs_trees=[tree_of(pair)], **gone)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert pair.ssh("hello").returncode == 255
+    assert pair.site.sh("getent passwd misrc misrc-job || true") == ""
+    left = pair.site.sh("find /etc /usr/libexec /var/lib/misrc /opt -name '*misrc*' -not -path '/etc/ssh/ssh_host*'")
+    assert left.split() in ([], ["/var/lib/misrc"]), left
+    folder = Path("/var/lib/misrc-retired/deployed")
+    assert len(pair.site.sh(f"cat {folder}/ledger.jsonl").splitlines()) == records
+    assert json.loads(pair.site.sh(f"cat {folder}/retired.json"))["chain_holds"] is True
+    again = pair.provision(site_programs_trees=[tree_of(pair)], **gone)
+    assert again.returncode == 0 and "changed=0 " in again.stdout, again.stdout
