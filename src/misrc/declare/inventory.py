@@ -77,8 +77,14 @@ def parse_site(variables: dict[str, Any], path: Path) -> Interface:
         raise BadRequest(f"{path}: misrc_site{'.' if place else ''}{place}: {first['msg']}") from None
 
 
-def _read_sites(inventory: Path) -> dict[str, tuple[Path, Interface, dict[str, Any]]]:
-    found: dict[str, tuple[Path, Interface, dict[str, Any]]] = {}
+def load_sites(inventory: Path) -> dict[str, Interface]:
+    """Every site of an inventory; a site id that stands in two files is refused."""
+    return {name: site for name, (_, site) in load_declarations(inventory).items()}
+
+
+def load_declarations(inventory: Path) -> dict[str, tuple[Path, Interface]]:
+    """Every site of an inventory, with the file that declares it; a site id that stands in two files is refused."""
+    found: dict[str, tuple[Path, Interface]] = {}
     for path in sorted([*inventory.glob("host_vars/*.yml"), *inventory.glob("host_vars/*/*.yml")]):
         variables = read_variables(path)
         if "misrc_site" not in variables:
@@ -86,7 +92,7 @@ def _read_sites(inventory: Path) -> dict[str, tuple[Path, Interface, dict[str, A
         site = parse_site(variables, path)
         if site.id in found:
             raise BadRequest(f"{path}: misrc_site.id: {site.id} stands in another file too")
-        found[site.id] = (path, site, variables)
+        found[site.id] = (path, site)
     return found
 
 
@@ -115,47 +121,16 @@ def load_policy(path: Path) -> Policy:
         raise BadRequest(f"{path}: {error}") from None
 
 
-def load_sites(inventory: Path) -> dict[str, Interface]:
-    """Every site of an inventory; a site id that stands in two files is refused."""
-    return {name: site for name, (_, site, _) in _read_sites(inventory).items()}
-
-
-def load_declarations(inventory: Path) -> dict[str, tuple[Path, Interface]]:
-    """Every site of an inventory, with the file that declares it; a site id that stands in two files is refused."""
-    return {name: (path, site) for name, (path, site, _) in _read_sites(inventory).items()}
-
-
-def load_documents(inventory: Path) -> list[tuple[Interface, str]]:
-    """Every site with the file that MInt's node keeps of it.
-
-    The file holds what misrc reads and nothing else: an inventory that also serves an administrator's access may hold
-    passwords and the site's own policy, and these do not belong on the node. A folder that is missing is refused.
-    """
-    if not inventory.is_dir():
-        raise BadRequest(f"{inventory}: there is no such folder")
-    documents = []
-    for _, site, variables in _read_sites(inventory).values():
-        kept = {key: variables[key] for key in ("misrc_identity", "misrc_site") if variables.get(key) is not None}
-        text = yaml.safe_dump(kept, allow_unicode=True, sort_keys=False, explicit_start=True, width=120)
-        documents.append((site, text))
-    return documents
-
-
 def render_policy(path: Path) -> bytes:
     """The `misrc_policy` of a host_vars file as the JSON that a site installs, checked by the site's own rules."""
     variables = read_variables(path)
     if "misrc_policy" not in variables:
         raise BadRequest(f"{path}: there is no misrc_policy in it")
-    return dump_policy(variables["misrc_policy"], str(path))
-
-
-def dump_policy(value: Any, where: str) -> bytes:
-    """A `misrc_policy` as JSON, checked by the site's own rules; a day that YAML read as a date is text again."""
-    data = json.dumps(value, indent=2, ensure_ascii=False, default=str).encode() + b"\n"
+    data = json.dumps(variables["misrc_policy"], indent=2, ensure_ascii=False, default=str).encode() + b"\n"
     try:
         parse_policy(data)
     except (CodecError, ValueError) as error:
-        raise BadRequest(f"{where}: misrc_policy: {error}") from None
+        raise BadRequest(f"{path}: misrc_policy: {error}") from None
     return data
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
 
 from ..job.interface import Interface
 
@@ -109,14 +108,3 @@ def _render_jump(site: Interface, known_hosts: str, identity: str | None) -> str
 def _render(host: str, options: Mapping[str, Value], identities: Sequence[str]) -> str:
     lines = [*((name, str(value)) for name, value in options.items()), *(("IdentityFile", path) for path in identities)]
     return f"Host {host}\n" + "".join(f"  {name} {value}\n" for name, value in lines)
-
-
-def render_node_config(site: Interface, folder: str) -> str:
-    """The same configuration as a file that stays on MInt's node, for people and auditors: `ssh -F FILE site`.
-
-    Key and known_hosts lie in `keys` and `ssh` below `folder`. Nothing is shared between connections; `misrc run` makes
-    its own copy with a private socket for each job.
-    """
-    base = PurePosixPath(folder)
-    identity = site.identity or str(base / "keys" / site.id)
-    return render_config(site, str(base / "ssh" / f"{site.id}.known_hosts"), identity, "none")
