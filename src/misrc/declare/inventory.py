@@ -126,11 +126,16 @@ def render_policy(path: Path) -> bytes:
     variables = read_variables(path)
     if "misrc_policy" not in variables:
         raise BadRequest(f"{path}: there is no misrc_policy in it")
-    data = json.dumps(variables["misrc_policy"], indent=2, ensure_ascii=False, default=str).encode() + b"\n"
+    return dump_policy(variables["misrc_policy"], str(path))
+
+
+def dump_policy(value: Any, where: str) -> bytes:
+    """A `misrc_policy` as JSON, checked by the site's own rules; a day that YAML read as a date is text again."""
+    data = json.dumps(value, indent=2, ensure_ascii=False, default=str).encode() + b"\n"
     try:
         parse_policy(data)
     except (CodecError, ValueError) as error:
-        raise BadRequest(f"{path}: misrc_policy: {error}") from None
+        raise BadRequest(f"{where}: misrc_policy: {error}") from None
     return data
 
 
