@@ -20,6 +20,7 @@ _UNIONS = (Union, getattr(types, "UnionType", Union))
 
 MAX_DEPTH = 32
 MAX_DIGITS = 18
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 class CodecError(ValueError):
@@ -54,7 +55,7 @@ def _parse_integer(text: str) -> int:
 def _check_depth(data: bytes) -> None:
     """Refuse deep nesting before the recursive parser meets it; brackets inside strings only make this stricter."""
     depth = 0
-    for byte in data:
+    for byte in data.translate(None, _NO_BRACKETS):
         if byte in b"[{":
             depth += 1
             if depth > MAX_DEPTH:

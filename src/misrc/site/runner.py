@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any, Dict, List
 
-from ..job.codec import encode
 from ..job.faults import reach
 from ..job.manifest import Manifest, total_bytes
 from ..job.policy import Policy, ProgramRule
@@ -86,7 +85,7 @@ def list_leaving(job: str, manifest: Manifest) -> List[Dict[str, Any]]:
     for end, entry in enumerate(manifest, 1):
         size += len(entry.name.encode("utf-8")) * 2 + 128
         if size > _RECORD_BYTES or end == len(manifest):
-            records.append({"job": job, "files": [encode(listed) for listed in manifest[start:end]]})
+            records.append({"job": job, "files": [dict(vars(entry)) for entry in manifest[start:end]]})
             start, size = end, 0
     if records:
         # Said once, whatever the number of records: the day's amount counts it.
