@@ -257,7 +257,7 @@ def test_a_killed_supervisor_adopts_its_job(pair: Pair) -> None:
 
 
 def test_a_reboot_loses_a_job_or_starts_it_again_as_declared(pair: Pair) -> None:
-    """After the site's reboot MInt hears `lost` (exit 5), or the second run's end where the policy says `restartable`."""
+    """After a reboot MInt hears `lost` (exit 5), or the end of a second run where the policy says `restartable`."""
     lost = _start(pair, "block")
     again = _start(pair, "again")
     address = pair.site.address
