@@ -210,7 +210,9 @@ def _render_job(policy: Policy, command: str, rule: ProgramRule) -> str:
         ("LimitFSIZE", str(limits.size("job_bytes"))),
     ]
     if limits.memory is not None:
-        bounds += [("MemoryMax", str(limits.size("memory"))), ("MemorySwapMax", "0")]
+        # The second holds each process where the host has no memory controller, which systemd only warns of.
+        memory = str(limits.size("memory"))
+        bounds += [("MemoryMax", memory), ("MemorySwapMax", "0"), ("LimitDATA", memory)]
     network: Lines = [("RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6")]
     if rule.network == "deny":
         network = [("PrivateNetwork", "yes"), ("IPAddressDeny", "any"), *network]

@@ -13,7 +13,6 @@ import time
 from typing import Any, Dict, List, Optional
 
 from ..job.codec import CodecError, dump_json, parse_json
-from ..job.faults import reach
 from ..job.units import GUARD, RUN_FOLDER, unit_of
 from ..wire.refusals import Refusal
 from . import accounts, files, keeper, kernel, program, workspace
@@ -35,7 +34,6 @@ class UnitSupervisor(Supervisor):
 
     def _launch(self, words: List[str]) -> Optional[keeper.ProgramEnd]:
         self._describe(words)
-        reach("supervisor.launch")
         systemctl("reset-failed", self._unit) if self._state()["ActiveState"] == "failed" else None
         systemctl("start", "--no-block", self._unit)
         return self._await_unit()
@@ -47,7 +45,8 @@ class UnitSupervisor(Supervisor):
     def _describe(self, words: List[str]) -> None:
         """What the unit shall run, where only root can write it; gone with a reboot, as the unit is."""
         gid = accounts.job_account().gid
-        os.makedirs(RUN_FOLDER, mode=0o755, exist_ok=True)
+        os.makedirs(RUN_FOLDER, exist_ok=True)
+        os.chmod(RUN_FOLDER, 0o755)
         run = {
             "path": self.rule.path,
             "words": words,
