@@ -42,6 +42,33 @@ install_packages() {
   rsync_is_new_enough || fail "rsync 3.5.0 or later is needed; this system's security updates have it"
 }
 
+warn_loudly() {
+  printf '\033[1;31m\n  NOT TESTED: %s\n\033[0m\n' "$*" >&2
+}
+
+# The scenarios need root and containers. A machine that has not both is told so, before and after the other tests.
+run_scenarios() {
+  [ -z "${MISRC_STEPPED_DOWN:-}" ] || return 0
+  local reason
+  [ "$(id -u)" != 0 ] || install_container_packages
+  if reason=$("$MISRC_ROOT/tools/images.sh" --why-not); then
+    "$MISRC_ROOT/tools/scenarios.sh" "$@" || fail "a scenario failed"
+  else
+    export MISRC_LEFT_OUT="the scenarios on real hosts (molecule/) were left out: $reason"
+    warn_loudly "$MISRC_LEFT_OUT"
+  fi
+}
+
+# Where the packages cannot be had, the scenarios are left out and the rest is still tested.
+install_container_packages() {
+  local packages=(podman runc netavark aardvark-dns iptables mmdebstrap)
+  if command -v podman >/dev/null && command -v mmdebstrap >/dev/null; then return; fi
+  command -v apt-get >/dev/null || return 0
+  say "Installing Debian packages: ${packages[*]}"
+  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+    "${packages[@]}"; } >/dev/null || say "apt-get could not install them"
+}
+
 # A home that the unprivileged user can reach, wherever the checkout lies; root only prepares and steps down.
 step_down() {
   [ "$(id -u)" = 0 ] || return 0
@@ -54,7 +81,7 @@ step_down() {
   mkdir -p /run/sshd
   # What pip needs to find its index here, and what decides the language, may come along; nothing else does.
   local passed=(MISRC_STEPPED_DOWN=1) name
-  for name in "${!PIP_@}" MISRC_LANG NO_COLOR; do
+  for name in "${!PIP_@}" MISRC_LANG MISRC_LEFT_OUT NO_COLOR; do
     [ -z "${!name:-}" ] || passed+=("$name=${!name}")
   done
   exec setpriv --reuid "$MISRC_USER" --regid "$MISRC_USER" --init-groups --no-new-privs \

@@ -6,7 +6,8 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from misrc.declare.ssh import render_known_hosts, render_node_config
+from misrc.declare.node import render_node_config
+from misrc.declare.ssh import render_known_hosts
 from misrc.job.codec import CodecError, decode
 from misrc.job.interface import Interface
 

@@ -8,7 +8,7 @@ from typing import Any
 from ansible.errors import AnsibleError
 from ansible.plugins.lookup import LookupBase
 
-from misrc.declare.inventory import load_documents
+from misrc.declare.node import load_documents
 from misrc.job.codec import encode
 from misrc.job.errors import BadRequest
 

@@ -69,8 +69,9 @@ def parse_site(variables: dict[str, Any], path: Path) -> Interface:
         raise BadRequest(f"{path}: misrc_site{'.' if place else ''}{place}: {first['msg']}") from None
 
 
-def _read_sites(inventory: Path) -> dict[str, tuple[Interface, dict[str, Any]]]:
-    sites: dict[str, tuple[Interface, dict[str, Any]]] = {}
+def load_sites(inventory: Path) -> dict[str, Interface]:
+    """Every site of an inventory; a site id that stands in two files is refused."""
+    sites: dict[str, Interface] = {}
     for path in sorted([*inventory.glob("host_vars/*.yml"), *inventory.glob("host_vars/*/*.yml")]):
         variables = read_variables(path)
         if "misrc_site" not in variables:
@@ -78,29 +79,8 @@ def _read_sites(inventory: Path) -> dict[str, tuple[Interface, dict[str, Any]]]:
         site = parse_site(variables, path)
         if site.id in sites:
             raise BadRequest(f"{path}: misrc_site.id: {site.id} stands in another file too")
-        sites[site.id] = (site, variables)
+        sites[site.id] = site
     return sites
-
-
-def load_sites(inventory: Path) -> dict[str, Interface]:
-    """Every site of an inventory; a site id that stands in two files is refused."""
-    return {name: site for name, (site, _) in _read_sites(inventory).items()}
-
-
-def load_documents(inventory: Path) -> list[tuple[Interface, str]]:
-    """Every site with the file that MInt's node keeps of it.
-
-    The file holds what misrc reads and nothing else: an inventory that also serves an administrator's access may hold
-    passwords and the site's own policy, and these do not belong on the node. A folder that is missing is refused.
-    """
-    if not inventory.is_dir():
-        raise BadRequest(f"{inventory}: there is no such folder")
-    documents = []
-    for site, variables in _read_sites(inventory).values():
-        kept = {key: variables[key] for key in ("misrc_identity", "misrc_site") if variables.get(key) is not None}
-        text = yaml.safe_dump(kept, allow_unicode=True, sort_keys=False, explicit_start=True, width=120)
-        documents.append((site, text))
-    return documents
 
 
 def render_policy(path: Path) -> bytes:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-
 from ..job.interface import Interface
 
 # The first two are cheapest where the processor has AES instructions; all are authenticated modes.
@@ -64,14 +62,3 @@ def render_config(site: Interface, known_hosts: str, identity: str, control_path
     elif site.socks4:
         options["ProxyCommand"] = f"nc -X 4 -x {site.socks4} %h %p"
     return "Host site\n" + "".join(f"  {name} {value}\n" for name, value in options.items())
-
-
-def render_node_config(site: Interface, folder: str) -> str:
-    """The same configuration as a file that stays on MInt's node, for people and auditors: `ssh -F FILE site`.
-
-    Key and known_hosts lie in `keys` and `ssh` below `folder`. Nothing is shared between connections; `misrc run` makes
-    its own copy with a private socket for each job.
-    """
-    base = PurePosixPath(folder)
-    identity = site.identity or str(base / "keys" / site.id)
-    return render_config(site, str(base / "ssh" / f"{site.id}.known_hosts"), identity, "none")

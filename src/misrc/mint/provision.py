@@ -1,6 +1,9 @@
 """`misrc provision`: run a playbook of the collection that came with misrc, through ansible-runner.
 
 The person who runs it is asked for passwords by Ansible itself, on the terminal; misrc neither sees nor keeps them.
+
+Hosts need no list of their own: each file of `host_vars` that holds a policy is a host of the group `sites`, and where
+the inventory has no group `mint_node`, this machine is it.
 """
 
 from __future__ import annotations
@@ -10,9 +13,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ansible_runner.interface import run_command
 
+from ..declare.inventory import read_variables
+from ..job.codec import dump_json
 from ..job.errors import BadRequest
 from .messages import say
 from .play import NAMESPACE, collections_folder
@@ -40,12 +46,14 @@ def make_words(
 def run_playbook(name: str, inventory: Path, words: Sequence[str] = ()) -> int:
     """Run playbook `name` over an inventory with further words of `ansible-playbook`; its exit status."""
     playbook = find_playbook(name)
-    if not inventory.exists():
+    if not inventory.is_dir():
         raise BadRequest(say("inventory.missing", places=inventory))
     with tempfile.TemporaryDirectory(prefix="misrc-provision-") as folder:
+        derived = Path(folder) / "derived.yml"
+        derived.write_bytes(dump_json(derive_hosts(inventory.resolve())))
         _, _, status = run_command(
             executable_cmd=str(Path(sys.executable).parent / "ansible-playbook"),
-            cmdline_args=["-i", str(inventory.resolve()), *words, str(playbook)],
+            cmdline_args=[f"--inventory={derived}", f"--inventory={inventory.resolve()}", *words, str(playbook)],
             envvars=_settings(Path(folder)),
             private_data_dir=folder,
             host_cwd=str(Path.cwd()),
@@ -55,6 +63,20 @@ def run_playbook(name: str, inventory: Path, words: Sequence[str] = ()) -> int:
             quiet=True,
         )
     return int(status)
+
+
+def derive_hosts(inventory: Path) -> dict[str, Any]:
+    """The hosts that the declarations imply, as an inventory of Ansible; JSON is YAML."""
+    sites = {}
+    for path in sorted(inventory.glob("host_vars/*.yml")):
+        variables = read_variables(path)
+        if "misrc_policy" in variables:
+            address = variables.get("misrc_site", {}).get("address")
+            sites[path.stem] = {"ansible_host": address} if address and "ansible_host" not in variables else {}
+    node: dict[str, Any] = {"vars": {"mint_node_inventory": str(inventory)}}
+    if not any(path.is_file() and not path.name.startswith(".") for path in inventory.iterdir()):
+        node["hosts"] = {"localhost": {"ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3"}}
+    return {"mint_node": node, "sites": {"hosts": sites}}
 
 
 def _settings(folder: Path) -> dict[str, str]:
