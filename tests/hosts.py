@@ -83,7 +83,8 @@ class Pair:
         own = os.environ.get("MISRC_OWN_RELEASE", "bookworm")
         shown = ["-v", f"{BIN.parent}:{BIN.parent}:ro"]
         for host, release, words in ((self.site, self.release, []), (self.mint, own, shown)):
-            rights = ["--cap-add", "NET_ADMIN", "--device", "/dev/net/tun"]
+            # Namespaces of units inside need it; what is tried here is sshd and the gate, not the container.
+            rights = ["--privileged"] if host is self.site else ["--cap-add", "NET_ADMIN", "--device", "/dev/net/tun"]
             common = ["--systemd=always", "--network", self.network]
             podman("run", "-d", "--name", host.name, *common, *rights, *words, f"{IMAGE}:{release}", "/sbin/init")
         for host in (self.site, self.mint):

@@ -237,3 +237,21 @@ def test_a_policy_is_checked_before_it_is_installed(site: Site, tmp_path: Path) 
     wrong.write_text(json.dumps({**site.policy, "colour": "red"}))
     done = site.people("policy", "check", str(wrong), check=False)
     assert done.returncode == 2 and "colour" in done.stderr
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("name", "said", "good"),
+    [
+        ("rsync", "rsync  version 3.5.0  protocol version 32\nCopyright 1996", True),
+        ("rsync", "rsync  version 3.2.3  protocol version 31", False),
+        ("openssh_root", "OpenSSH_9.2p1 Debian-2+deb12u10, OpenSSL 3.0.17", True),
+        ("openssh_root", "OpenSSH_8.4p1 Debian-5+deb11u3", False),
+        ("python", "Python 3.9.2", True),
+        ("rsync", "", False),
+    ],
+)
+def test_a_version_is_read_out_of_what_a_program_says(name: str, said: str, good: bool) -> None:
+    """The first version in the text is the program's own; a program that says nothing is too old."""
+    fault = host.version_fault({"system": "debian-11", "name": name.partition("_")[0], "said": said}, name)
+    assert (fault == "") == good

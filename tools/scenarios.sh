@@ -32,20 +32,48 @@ END
   rm -rf "$wheels"
 }
 
+python_of() {
+  podman run --rm --network none "localhost/misrc-test-debian:$1" \
+    /usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])'
+}
+
+# A bundle fits the Python that made it. For another Python its wheels are downloaded, and the bundle is made in a
+# container of that release, as an administrator would make it on such a machine.
+make_bundle() {
+  local release=$1 python wheels platform options=()
+  MISRC_BUNDLE=$HOME_OF_SCENARIOS/bundle-$release.tar
+  export MISRC_BUNDLE MISRC_RELEASE=$release
+  python=$(python_of "$release")
+  if "$MISRC_VENV/bin/python" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$python')"; then
+    misrc bundle --output "$MISRC_BUNDLE" >/dev/null
+    return
+  fi
+  wheels=$HOME_OF_SCENARIOS/wheels-$python
+  mkdir -p "$wheels"
+  for platform in 2_17 2_28 2_34; do options+=(--platform "manylinux_${platform}_$(uname -m)"); done
+  rm -f "$wheels"/misrc-*.whl
+  cp "$MISRC_ROOT"/.cache/wheels/misrc-*.whl "$wheels"
+  "$MISRC_VENV/bin/pip" download --quiet --disable-pip-version-check --only-binary=:all: --python-version "$python" \
+    "${options[@]}" --platform "manylinux2014_$(uname -m)" -c "$MISRC_ROOT/requirements.lock" -d "$wheels" \
+    --find-links "$wheels" "$wheels"/misrc-*.whl
+  podman run --rm --network none --volume "$HOME_OF_SCENARIOS:/work" "localhost/misrc-test-debian:$release" sh -euc "
+    python3 -m venv /venv
+    /venv/bin/pip install --quiet --disable-pip-version-check --no-index --find-links /work/wheels-$python misrc
+    /venv/bin/misrc bundle --output /work/bundle-$release.tar >/dev/null"
+}
+
 make_environment scenarios
 unpack_collections
 
 CONTAINERS_CONF=$("$MISRC_ROOT/tools/images.sh" --settings)
 ANSIBLE_COLLECTIONS_PATH=$("$MISRC_VENV/bin/python" -I -c \
   'from importlib.resources import files; print(files("misrc") / "collection")'):$HOME_OF_SCENARIOS/collections
-MISRC_BUNDLE=$HOME_OF_SCENARIOS/bundle.tar
 MISRC_HOSTS=${MISRC_HOSTS:-misrc}
 PATH=$MISRC_VENV/bin:$PATH
 ANSIBLE_HOME=$HOME_OF_SCENARIOS/ansible
-export CONTAINERS_CONF ANSIBLE_COLLECTIONS_PATH MISRC_BUNDLE MISRC_HOSTS PATH ANSIBLE_HOME
+export CONTAINERS_CONF ANSIBLE_COLLECTIONS_PATH MISRC_HOSTS PATH ANSIBLE_HOME
 export ANSIBLE_NOCOLOR=${NO_COLOR:+1} PY_COLORS=0 ANSIBLE_PIPELINING=1
 cd "$MISRC_ROOT"
-misrc bundle --output "$MISRC_BUNDLE" >/dev/null
 
 releases=${MISRC_RELEASES:-bookworm}
 names=()
@@ -54,8 +82,8 @@ while [ $# -gt 0 ]; do
     --all) releases=${MISRC_RELEASES:-bookworm trixie} ;;
     --)
       shift
-      export MISRC_RELEASE=${releases%% *}
-      "$MISRC_ROOT/tools/images.sh" "$MISRC_RELEASE"
+      "$MISRC_ROOT/tools/images.sh" "${releases%% *}"
+      make_bundle "${releases%% *}"
       exec molecule "$@"
       ;;
     *) names+=("$1") ;;
@@ -68,8 +96,9 @@ fi
 
 for release in $releases; do
   "$MISRC_ROOT/tools/images.sh" "$release"
+  make_bundle "$release"
   for name in "${names[@]}"; do
     say "Scenario $name on Debian $release"
-    MISRC_RELEASE=$release molecule test -s "$name"
+    molecule test -s "$name"
   done
 done

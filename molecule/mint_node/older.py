@@ -1,4 +1,7 @@
-"""Pack a bundle again so that the misrc in it is version 0.0.9: older.py BUNDLE.tar OLDER.tar"""
+"""Pack a bundle again so that the misrc in it is version 0.0.9: older.py BUNDLE.tar OLDER.tar
+
+A package index over its wheels, as plain pages, is added below `simple/`.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,10 @@ def main() -> None:
     files[name.replace(version, OLDER)] = wheel
     line = f"misrc=={OLDER} --hash=sha256:{hashlib.sha256(wheel).hexdigest()}"
     files["requirements.txt"] = re.sub(rb"(?m)^misrc==.*$", line.encode(), files["requirements.txt"])
+    for name in [name for name in files if name.startswith("wheels/")]:
+        project = re.sub(r"[-_.]+", "-", name.partition("/")[2].split("-")[0]).lower()
+        page = f'<a href="../../{name}#sha256={hashlib.sha256(files[name]).hexdigest()}">{name.partition("/")[2]}</a>\n'
+        files[f"simple/{project}/index.html"] = page.encode()
     with tarfile.open(sys.argv[2], "w") as archive:
         for name, data in files.items():
             entry = tarfile.TarInfo(name)

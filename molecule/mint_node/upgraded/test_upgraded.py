@@ -14,7 +14,7 @@ def test_a_waiting_process_keeps_the_code_it_began_with() -> None:
     """A process of the earlier version that loads more code after the upgrade gets its own version's, not a mixture."""
     HOST.run("touch /run/upgraded; for i in $(seq 300); do [ -s /run/waiting.log ] && break; sleep 0.1; done")
     log = HOST.check_output("cat /run/waiting.log")
-    assert re.match(r"loaded 0\.0\.9 /opt/misrc/versions/0\.0\.9-", log), log
+    assert re.match(r"loaded 0\.0\.9 /opt/misrc/versions/0\.0\.9/", log), log
 
 
 def test_the_current_version_is_another_one() -> None:

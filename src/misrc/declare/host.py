@@ -7,6 +7,7 @@ installer and for auditors.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -77,17 +78,15 @@ def sshd_faults(printed: str, value: Any, gate: Mapping[str, Any]) -> list[str]:
 
 
 def version_fault(found: Mapping[str, Any], minimum: str) -> str:
-    """Why a program is too old, or empty. `found`: system, name, upstream, package; `minimum`: a floor of `job`."""
-    floors = {
-        "rsync": minimums.RSYNC,
-        "openssh": minimums.OPENSSH,
-        "openssh_root": minimums.OPENSSH_ROOT,
-        "python": minimums.PYTHON,
-    }
+    """Why a program is too old, or empty. `found`: system, name, package, and what it `said` of its version.
+
+    `minimum` is the name of a floor in `misrc.job.minimums`, in lower case.
+    """
+    version = re.search(r"[0-9]+\.[0-9]+[^\s,]*", str(found["said"]))
+    upstream = "" if version is None else version[0]
     package = found.get("package") or None
-    return minimums.judge(
-        minimums.Found(str(found["system"]), str(found["name"]), str(found["upstream"]), package), floors[minimum]
-    )
+    known = minimums.Found(str(found["system"]), str(found["name"]), upstream, package)
+    return minimums.judge(known, minimums.FLOORS[minimum])
 
 
 def folders_above(paths: Iterable[str]) -> list[str]:

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 RSYNC: Tuple[int, ...] = (3, 5, 0)
 OPENSSH: Tuple[int, ...] = (8, 1)
 # A root install names settings that older ones do not know.
 OPENSSH_ROOT: Tuple[int, ...] = (8, 7)
 PYTHON: Tuple[int, ...] = (3, 9)
+FLOORS: Dict[str, Tuple[int, ...]] = {
+    "rsync": RSYNC,
+    "openssh": OPENSSH,
+    "openssh_root": OPENSSH_ROOT,
+    "python": PYTHON,
+}
 
 
 @dataclass(frozen=True)
