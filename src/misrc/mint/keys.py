@@ -58,6 +58,18 @@ def read_public(private: Path) -> str:
         raise BadRequest(say("key.unusable", path=private, why=error)) from None
 
 
+def read_public_of(data: bytes, name: str) -> str:
+    """The public half of a private key that is not in its place yet; BadRequest calls it `name`."""
+    with tempfile.TemporaryDirectory(prefix="misrc-key-") as room:
+        path = Path(room, "key")
+        path.touch(mode=0o600)
+        path.write_bytes(data)
+        try:
+            return read_public(path)
+        except BadRequest as error:
+            raise BadRequest(str(error).replace(str(path), name)) from None
+
+
 def make_key(private: Path, site: str, given: bytes | None = None) -> str:
     """Make the key `private` (or take the `given` one); its public half. An existing file is never replaced."""
     private.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

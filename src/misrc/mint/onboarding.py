@@ -102,9 +102,12 @@ def make_plan(request: AddRequest) -> Plan:
     site = parse_site(variables, declaration)
     identity = keys_folder(inventory) / request.site
     given = keys.read_key_file(request.key, "--key") if request.key else None
-    public = keys.read_public(identity) if identity.exists() else ""
-    if public and given is not None:
-        raise BadRequest(say("key.exists", path=identity))
+    if identity.exists():
+        if given is not None:
+            raise BadRequest(say("key.exists", path=identity))
+        public = keys.read_public(identity)
+    else:
+        public = keys.read_public_of(given, request.key or "") if given is not None else ""
     return Plan(site, declaration, text, identity, public, given, sources)
 
 
@@ -113,7 +116,11 @@ def apply(plan: Plan) -> Plan:
     from dataclasses import replace
 
     with keys.locked(plan.identity):
-        public = plan.public or keys.make_key(plan.identity, plan.site.id, plan.given)
+        if plan.identity.exists():
+            public = keys.read_public(plan.identity)
+            keys.write_public(plan.identity, public, plan.site.id)
+        else:
+            public = keys.make_key(plan.identity, plan.site.id, plan.given)
         reach("add.key")
         plan.declaration.parent.mkdir(parents=True, exist_ok=True)
         _write_new(plan.declaration, plan.text.encode())
