@@ -88,7 +88,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         for name, text in PROGRAMS.items():
             (tree / name).write_text(text)
             (tree / name).chmod(0o755)
-        done = made.provision(site_programs_trees=[{"dest": "/opt/programs", "copied_from": str(tree)}])
+        done = made.provision(site_programs_trees=[{"dest": "/opt/programs", "source": f"{tree}/"}])
         assert done.returncode == 0, done.stdout + done.stderr
         _declare(made)
         yield made
