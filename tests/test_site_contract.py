@@ -1,56 +1,25 @@
-"""The site's own contract, at a real gate: windows, limits per day, freeze and thaw, run time, deletion.
+"""The site's own contract, at a real gate: windows, limits per day, run time, and a policy that is not right.
 
 Each refusal stands beside what is still allowed, and the ledger verifies after all of it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
-import subprocess
 import time
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import Mint, Site, default_policy, eventually, job_processes, make_mint, make_program, make_site
+from contracts import LIMITS, events, hold_slots, refused, state_of, supervisor_pid
 from oracle import Oracle
 from transfers import Rsync, raw
 
-from misrc.wire.reasons import STOPPED_FROZEN, WAITS_FROZEN, Waiting, parse_waiting
-
-DAY = 86400
-LIMITS = {"jobs": 8, "waiting": 100}
-
-
-def state_of(site: Site, job: str) -> tuple[str, str | None]:
-    """State and reason, as `wait JOB 0 0` says them."""
-    reply = site.gate(f"wait {job} 0 0".encode()).reply
-    assert reply.state is not None
-    return reply.state.value, reply.reason
-
-
-def events(site: Site, event: str) -> list[dict[str, Any]]:
-    return [record for record in site.ledger() if record["event"] == event]
-
-
-def refused(site: Site, code: str, job: str | None = None) -> None:
-    """A new job is refused with `code`, and leaves nothing but the record."""
-    job = job or str(uuid.uuid4())
-    Oracle(site).denied(f"open {job}".encode(), code, site.open_request(job))
-
-
-def hold_slots(site: Site, seconds: float = 300) -> str:
-    """A job that runs for long."""
-    job = site.submit("sleep", arguments={"seconds": str(seconds)})
-    eventually(lambda: state_of(site, job)[0] == "running", what="the start")
-    return job
-
+from misrc.wire.reasons import parse_waiting
 
 # -- windows ----------------------------------------------------------------------------------------------------------
 
@@ -140,33 +109,6 @@ def test_a_supervisor_that_dies_while_its_job_waits_is_replaced(tmp_path: Path) 
     assert supervisor_pid(site, job)
     site.gate(f"cancel {job}".encode())
     assert not (site.root / "starts").exists()
-
-
-def supervisor_pid(site: Site, job: str) -> int:
-    """Who holds the supervisor's lock."""
-    inode = site.job_file(job, "supervisor.lock").stat().st_ino
-
-    def holder() -> int:
-        for line in Path("/proc/locks").read_text().splitlines():
-            words = line.split()
-            if "->" not in words and words[5].endswith(f":{inode}") and Path(f"/proc/{words[4]}").exists():
-                return int(words[4])
-        return 0
-
-    return int(eventually(lambda: holder() or descriptor_holder(site.job_file(job, "supervisor.lock")), what="its pid"))
-
-
-def descriptor_holder(path: Path) -> int:
-    """A process that has the file open: the lock's list names who took it, who may be gone."""
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and int(entry) != os.getpid():
-            try:
-                links = [os.readlink(f"/proc/{entry}/fd/{name}") for name in os.listdir(f"/proc/{entry}/fd")]
-            except OSError:
-                continue
-            if str(path) in links:
-                return int(entry)
-    return 0
 
 
 # -- limits per day ---------------------------------------------------------------------------------------------------
@@ -297,168 +239,6 @@ def test_mint_is_told_of_a_day_s_limits_and_goes_on_later(narrow: Site, tmp_path
         narrow.stop_sshd()
 
 
-# -- freeze and thaw --------------------------------------------------------------------------------------------------
-
-
-def test_a_frozen_site_takes_and_starts_nothing_and_lets_running_jobs_end(tmp_path: Path) -> None:
-    """New jobs are refused, waiting ones wait and say why, a running one ends well; thawed, everything goes on."""
-    site = make_site(tmp_path / "site-host", {"limits": {"jobs": 1, "waiting": 10}})
-    running = hold_slots(site, 3)
-    waiting = site.submit("noop")
-    assert site.gate(b"hello").reply.hello.frozen is False  # type: ignore[union-attr]
-    site.people("freeze", "--reason", "maintenance of the cooling")
-    eventually(lambda: state_of(site, waiting) == ("queued", WAITS_FROZEN), what="the reason")
-    assert site.gate(b"hello").reply.hello.frozen is True  # type: ignore[union-attr]
-    assert site.wait(running).reply.outcome == "succeeded"
-    refused(site, "E33")
-    dry = str(uuid.uuid4())
-    Oracle(site).denied(f"open {dry}".encode(), "E33", site.open_request(dry, dry_run=True))
-    assert site.gate(f"close {running}".encode()).status == 0
-    assert "frozen" in site.people("jobs").stderr
-    assert state_of(site, waiting) == ("queued", WAITS_FROZEN)
-    site.people("freeze")
-    site.people("thaw", "--reason", "done")
-    assert site.wait(waiting).reply.outcome == "succeeded"
-    site.wait(site.submit("noop"))
-    switches = [
-        (record["event"], record["reason"]) for record in site.ledger() if record["event"] in ("freeze", "thaw")
-    ]
-    assert switches == [("freeze", "maintenance of the cooling"), ("freeze", ""), ("thaw", "done")]
-
-
-def test_freeze_can_stop_what_runs(tmp_path: Path) -> None:
-    """--stop ends every running job, cancelled by the site, with no process left; waiting ones wait on."""
-    site = make_site(tmp_path / "site-host", {"limits": {"jobs": 3, "waiting": 10}})
-    running = [hold_slots(site) for _ in range(3)]
-    waiting = site.submit("noop")
-    os.kill(supervisor_pid(site, running[2]), signal.SIGKILL)
-    done = site.people("freeze", "--stop")
-    assert done.stderr == "" and "Frozen" in done.stdout
-    for job in running:
-        reply = site.gate(f"wait {job} 0 0".encode()).reply
-        assert (reply.state, reply.outcome, reply.reason) == ("ended", "cancelled", STOPPED_FROZEN)
-        assert job_processes(job) == []
-        assert json.loads(site.job_file(job, "receipt.json").read_bytes())["reason"] == STOPPED_FROZEN
-    assert state_of(site, waiting) == ("queued", WAITS_FROZEN)
-    site.people("thaw")
-    assert site.wait(waiting).reply.outcome == "succeeded"
-    assert [record["stop"] for record in events(site, "freeze")] == [True]
-
-
-def test_a_job_that_is_just_starting_does_not_slip_through(faulty_site: Site) -> None:
-    """Killed right after it became running, then frozen with --stop: its next supervisor ends it, starting nothing."""
-    (faulty_site.faults / "kill").write_text("supervisor.running")  # type: ignore[operator]
-    job = faulty_site.submit("sleep", arguments={"seconds": "300"})
-    eventually((faulty_site.faults / "kill.struck").exists, what="the kill")  # type: ignore[operator]
-    faulty_site.people("freeze", "--stop")
-    assert state_of(faulty_site, job) == ("ended", STOPPED_FROZEN)
-    assert not (faulty_site.root / "starts").exists()
-
-
-def test_no_program_starts_after_freeze_has_returned(tmp_path: Path) -> None:
-    """Jobs pour in while the site freezes: no `run` record follows the `freeze` record, until `thaw`."""
-    site = make_site(tmp_path / "site-host", {"limits": {"jobs": 8, "waiting": 100}})
-
-    def submit(_: int) -> None:
-        job = str(uuid.uuid4())
-        site.gate(f"open {job}".encode(), site.open_request(job))
-
-    with ThreadPoolExecutor(4) as pool:
-        pouring = [pool.submit(submit, number) for number in range(24)]
-        eventually((site.root / "starts").exists, what="the first start")
-        site.people("freeze")
-        for one in pouring:
-            one.result()
-    order = [record["event"] for record in site.ledger() if record["event"] in ("run", "freeze", "open")]
-    after = order[order.index("freeze") :]
-    assert "run" in order and "run" not in after and "open" not in after
-    frozen = order.count("run")
-    site.people("thaw")
-    opened = order.count("open")
-    eventually(lambda: len(events(site, "end")) == opened, seconds=60, what="all ends")
-    assert len(events(site, "run")) == opened >= frozen
-
-
-def test_mint_is_told_that_the_site_froze(mint: Mint, site: Site) -> None:
-    """A running `misrc run` ends as cancelled by the site; a new one is refused; thawed, the same call computes."""
-    call = ("run", site.name, "sleep", "--arg", "seconds=300", "--results", "out")
-    run = mint.spawn(*call)
-    eventually((site.root / "starts").exists, seconds=60, what="the start")
-    site.people("freeze", "--stop")
-    _, said = run.communicate(timeout=60)
-    assert run.returncode == 6 and "the site is frozen" in said, said
-    again = mint.command("run", site.name, "noop", "--results", "out")
-    assert again.returncode == 3 and "(E33)" in again.stderr, again.stderr
-    site.people("thaw")
-    assert mint.command("run", site.name, "noop", "--results", "out").returncode == 0
-
-
-@pytest.fixture
-def full_state(tmp_path: Path) -> Iterator[Site]:
-    """A site whose ledger lies on a full file system of its own; gates and commands run where that is mounted."""
-    site = make_site(tmp_path / "site-host")
-    state, kept, ids = site.prefix / "state", tmp_path / "kept", (os.getuid(), os.getgid())
-    state.rename(kept)
-    state.mkdir(mode=0o700)
-    inner = f"exec unshare -Um --map-user={ids[0]} --map-group={ids[1]} sh -c 'echo ready; exec sleep 600'"
-    mount = f"mount -t tmpfs -o size=600k,mode=700 none {state} && cp -a {kept}/. {state}/"
-    fill = f"(head -c 10000000 /dev/zero > {state}/fill || :) 2>/dev/null"
-    holder = subprocess.Popen(
-        ["unshare", "-Urm", "sh", "-c", f"{mount} && {fill}; {inner}"], stdout=subprocess.PIPE, start_new_session=True
-    )
-    assert holder.stdout is not None
-    if holder.stdout.readline() != b"ready\n":
-        holder.wait()
-        pytest.skip("this kernel gives an ordinary user no file system of its own")
-    enter = ["nsenter", "-t", str(holder.pid), "-U", "-m", "--preserve-credentials"]
-    plain, run = site.gate_argv(), subprocess.run
-    site.gate_argv = lambda: [*enter, *plain]  # type: ignore[method-assign]
-
-    def people(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        argv = ["/usr/bin/python3", str(site.root / "misrc-site.pyz"), "--prefix", str(site.prefix), *words]
-        return run([*enter, *argv], check=check, capture_output=True, text=True)
-
-    site.people = people  # type: ignore[method-assign]
-    (site.root / "inside").symlink_to(f"/proc/{holder.pid}/root{state}")
-    yield site
-    holder.kill()
-    holder.wait()
-    holder.stdout.close()
-
-
-def test_freeze_and_thaw_work_with_a_full_disk(full_state: Site) -> None:
-    """With no block left freeze is recorded and takes effect, out of the reserve; so is thaw; the chain verifies."""
-    ledger, reserve = (full_state.root / "inside" / name for name in ("ledger.jsonl", "ledger.reserve"))
-    while 4096 - ledger.stat().st_size % 4096 > 700:
-        assert full_state.gate(b"hello").status == 0, "the ledger's last block has room for one more"
-    assert reserve.stat().st_size > 0
-    full_state.people("freeze", "--stop", "--reason", "the disk is full " * 28)
-    assert reserve.stat().st_size == 0, "the record did not fit anywhere else"
-    job = str(uuid.uuid4())
-    assert full_state.gate(f"open {job}".encode(), full_state.open_request(job)).reply.refused == "E33"
-    full_state.people("thaw")
-    assert [record["event"] for record in full_state.ledger()][-3:] == ["freeze", "refuse", "thaw"]
-    full_state.wait(full_state.submit("noop"))
-
-
-def test_a_freeze_that_was_killed_is_finished_by_repeating_it(faulty_site: Site) -> None:
-    """Killed between the record and the marks, or before the record: the next freeze holds; the same for thaw."""
-    faults = str(faulty_site.faults)
-
-    def killed(point: str, *words: str) -> None:
-        Path(faults, "kill").write_text(point)
-        assert faulty_site.people("--faults", faults, *words, check=False).returncode == -signal.SIGKILL
-
-    for point in ("ledger.freeze.before", "ledger.freeze.written", "ledger.freeze.after"):
-        killed(point, "freeze")
-        faulty_site.people("freeze")
-        job = str(uuid.uuid4())
-        assert faulty_site.gate(f"open {job}".encode(), faulty_site.open_request(job)).reply.refused == "E33"
-        killed(point.replace("freeze", "thaw"), "thaw")
-        faulty_site.people("thaw")
-        faulty_site.wait(faulty_site.submit("noop"))
-
-
 # -- run time ---------------------------------------------------------------------------------------------------------
 
 
@@ -485,135 +265,31 @@ def test_the_run_time_holds_after_the_supervisor_died(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 30 and job_processes(job) == []
 
 
-# -- deletion ---------------------------------------------------------------------------------------------------------
+# -- the policy -------------------------------------------------------------------------------------------------------
 
 
-def closed(site: Site) -> str:
-    job = site.submit("noop")
-    site.wait(job)
-    assert site.gate(f"close {job}".encode()).status == 0
-    return job
-
-
-def age(site: Site, job: str, days: float) -> None:
-    """Move a job's last change into the past."""
-    path = site.job_file(job, "job.json")
-    record = json.loads(path.read_bytes())
-    path.write_text(json.dumps({**record, "since": record["since"] - days * DAY}))
-
-
-def receipt_hash(site: Site, job: str) -> str:
-    return hashlib.sha256(site.job_file(job, "receipt.json").read_bytes()).hexdigest()
-
-
-def swept(site: Site, *words: str) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(site.people("sweep", "--json", *words).stdout)
-    return plain
-
-
-def test_closed_jobs_go_after_keep_days(tmp_path: Path) -> None:
-    """Older than keep_days: gone, recorded before with the receipt's hash; younger, unclosed or held: they stay."""
-    site = make_site(tmp_path / "site-host", {"keep_days": 7, "limits": LIMITS})
-    old, young, unclosed = closed(site), closed(site), site.submit("noop")
-    site.wait(unclosed)
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "precious").write_text("x")
-    site.job_file(old, "work/link").symlink_to(outside)
-    site.job_file(old, "work/closed").mkdir(mode=0)
-    for job, days in ((old, 7.01), (young, 6.9), (unclosed, 20)):
-        age(site, job, days)
-    digest = receipt_hash(site, old)
-    rows = {row["job"]: row for row in map(json.loads, site.people("jobs", "--json").stdout.splitlines())}
-    assert rows[old]["goes"] < time.time() < rows[young]["goes"] and rows[unclosed]["goes"] is None
-    assert swept(site) == {"deleted": [old], "unclosed": {}, "failed": {}}
-    assert not site.job_file(old, "").exists() and site.job_file(young, "").exists()
-    assert (outside / "precious").read_text() == "x"
-    (record,) = events(site, "delete")
-    assert (record["job"], record["receipt"], record["why"]) == (old, digest, "keep_days")
-    assert site.gate(f"wait {old} 0 0".encode()).reply.refused == "E07"
-    assert swept(site)["deleted"] == []
-
-
-def test_jobs_that_mint_never_closed_are_named_and_deleted_on_request(tmp_path: Path) -> None:
-    """After twice keep_days, at least 30 days: listed; --unclosed deletes them, but never a held or a running job."""
-    root = tmp_path / "site-host"
-    root.mkdir()
-    policy = default_policy(root)
-    policy["programs"]["held"] = {**policy["programs"]["noop"], "hold": True}
-    site = make_site(root, {"programs": policy["programs"], "keep_days": 10, "limits": LIMITS})
-    ended, young, held = site.submit("noop"), site.submit("noop"), site.submit("held")
-    never = str(uuid.uuid4())
-    assert site.gate(f"open {never}".encode(), site.open_request(never, start=False)).status == 0
-    for job in (ended, young):
-        site.wait(job)
-    eventually(lambda: state_of(site, held)[0] == "held", what="the hold")
-    running = hold_slots(site)
-    for job, days in ((ended, 31), (young, 29), (held, 31), (never, 31), (running, 31)):
-        age(site, job, days)
-    listed = {ended: "ended", held: "held", never: "created"}
-    assert swept(site) == {"deleted": [], "unclosed": listed, "failed": {}}
-    assert ended in site.people("sweep").stderr
-    done = swept(site, "--unclosed")
-    assert sorted(done["deleted"]) == sorted([ended, never]) and done["unclosed"] == {held: "held"}
-    assert {row["job"] for row in map(json.loads, site.people("jobs", "--json").stdout.splitlines())} == {
-        young, held, running,
-    }  # fmt: skip
-    site.gate(f"cancel {running}".encode())
-
-
-@pytest.mark.parametrize("point", ["ledger.delete.before", "ledger.delete.after", "delete.buried", "delete.aside"])
-def test_a_killed_sweep_is_finished_by_the_next(faulty_site: Site, point: str) -> None:
-    """Killed at any step: nothing goes unrecorded, the next sweep leaves nothing, and the other jobs are whole."""
-    faults = str(faulty_site.faults)
-    jobs, kept = [closed(faulty_site) for _ in range(2)], closed(faulty_site)
-    for job in jobs:
-        age(faulty_site, job, 31)
-    hashes = {job: receipt_hash(faulty_site, job) for job in jobs}
-    Path(faults, "kill").write_text(point)
-    assert faulty_site.people("--faults", faults, "sweep", check=False).returncode == -signal.SIGKILL
-    recorded = {record["job"] for record in events(faulty_site, "delete")}
-    for job in jobs:
-        assert job in recorded or faulty_site.job_file(job, "job.json").exists()
-    faulty_site.people("sweep")
-    assert {record["job"]: record["receipt"] for record in events(faulty_site, "delete")} == hashes
-    names = {path.name for path in faulty_site.work_root.iterdir()}
-    assert not any(job in name for job in jobs for name in names), names
-    for job in jobs:
-        assert faulty_site.gate(f"wait {job} 0 0".encode()).reply.refused == "E07"
-    assert state_of(faulty_site, kept)[0] == "closed"
-
-
-def test_without_a_ledger_nothing_is_deleted(tmp_path: Path) -> None:
-    """Where the deletion cannot be recorded the job stays, and the command says so; with the ledger it goes."""
-    site = make_site(tmp_path / "site-host", {"limits": LIMITS})
-    job = closed(site)
-    age(site, job, 31)
-    ledger = site.prefix / "state/ledger.jsonl"
-    ledger.chmod(0o400)
-    done = site.people("sweep", check=False)
-    assert done.returncode == 1 and job in done.stderr and site.job_file(job, "job.json").exists()
-    ledger.chmod(0o600)
-    assert swept(site)["deleted"] == [job]
-
-
-def test_the_gate_sweeps_after_close_once_a_day(tmp_path: Path) -> None:
-    """A close deletes what is due, in the background; the next one within a day does not, a day later one does."""
-    site = make_site(tmp_path / "site-host", {"limits": LIMITS})
-    first = closed(site)
-    stamp = site.work_root / ".swept"
-    assert stamp.exists()
-    age(site, first, 31)
-    second = closed(site)
-    assert site.job_file(first, "job.json").exists(), "not twice a day"
-    age(site, second, 31)
-    os.utime(stamp, (time.time() - DAY - 1, time.time() - DAY - 1))
-    third = closed(site)
-    eventually(lambda: not site.job_file(first, "").exists() and not site.job_file(second, "").exists())
-    assert {record["job"] for record in events(site, "delete")} == {first, second}
-    assert state_of(site, third)[0] == "closed"
-
-
-def test_waiting_reasons_stay_data() -> None:
-    """What travels is data without words: MInt's own language words it."""
-    assert parse_waiting(WAITS_FROZEN) == Waiting()
+@pytest.mark.parametrize(
+    ("change", "place", "reason"),
+    [
+        ({"windows": ["mon 08:00-08:00"]}, "windows[0]", "begin and end"),
+        ({"limits": {"jobs_per_day": 0}}, "limits.jobs_per_day", "1 or more"),
+        ({"job_keys": [{"key": "ssh-rsa AAAA"}]}, "job_keys[0]", "ssh-ed25519"),
+    ],
+)
+def test_an_install_says_file_key_and_reason(site: Site, change: dict[str, object], place: str, reason: str) -> None:
+    """A wrong policy is named with file, key and reason, and nothing changes; a gate that meets one notes the same."""
+    before = site.snapshot(), len(site.ledger())
+    wrong = site.root / "wrong.json"
+    wrong.write_text(json.dumps({**site.policy, **change}))
+    words = ("install", "--site", site.name, "--policy", str(wrong), "--authorized-keys", f"{site.root}/keys", "--yes")
+    done = site.people(*words, check=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert all(part in done.stderr for part in (str(wrong), place, reason)), done.stderr
+    assert (site.snapshot(), len(site.ledger())) == before and not (site.root / "keys").exists()
+    if place == "job_keys[0]":
+        return
+    installed = site.prefix / "config/policy.json"
+    installed.write_bytes(wrong.read_bytes())
+    assert site.gate(b"hello").reply.refused == "E30"
+    note = events(site, "refuse")[-1]["note"]
+    assert all(part in note for part in (str(installed), place, reason)), note

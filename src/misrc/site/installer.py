@@ -64,7 +64,12 @@ class Installation:
         except Denied as denied:
             raise InstallError(f"{denied.note}; MInt's files travel by rsync, so install a newer one") from None
         keys = authorized_keys or os.path.expanduser("~/.ssh/authorized_keys")
-        return cls(home, prefix, site, policy, data, os.path.abspath(keys), read_sources())
+        planned = cls(home, prefix, site, policy, data, os.path.abspath(keys), read_sources())
+        try:
+            planned.key_lines()
+        except InstallError as error:
+            raise InstallError(f"{policy_file}: {error}") from None
+        return planned
 
     @property
     def digest(self) -> str:

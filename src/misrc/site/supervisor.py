@@ -379,8 +379,9 @@ class Supervisor:
             raise Cancelled
 
     def _say_who_stopped(self) -> str:
-        stopped = files.exists(self.job.folder, STOPPED) or contract.is_stopping(self.ledger.folder)
-        return STOPPED_FROZEN if stopped else "cancelled by MInt"
+        folder = self.job.folder
+        stopping = contract.is_stopping(self.ledger.folder) and not files.exists(folder, CANCEL)
+        return STOPPED_FROZEN if stopping or files.exists(folder, STOPPED) else "cancelled by MInt"
 
     def _check_cancel(self) -> None:
         if files.exists(self.job.folder, CANCEL):

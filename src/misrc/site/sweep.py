@@ -14,7 +14,6 @@ import time
 from dataclasses import dataclass, field
 from typing import List, Optional, Tuple
 
-from ..job.faults import reach
 from ..job.policy import Policy
 from ..job.states import JobState
 from ..wire.refusals import Denied
@@ -97,7 +96,6 @@ def delete(job: JobFolder, ledger: Ledger, why: str) -> None:
             outcome=record.outcome.value if record.outcome else None,
             receipt=None if receipt is None else hashlib.sha256(receipt).hexdigest(),
         )
-        reach("sweep.recorded")
         jobs.delete_job(job.root, job.job)
 
 

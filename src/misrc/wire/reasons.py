@@ -12,7 +12,7 @@ from typing import Optional
 
 WAITS_FROZEN = "waits:frozen"
 STOPPED_FROZEN = "stopped:frozen"
-_WINDOW = re.compile(r"waits:window ([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})Z", re.ASCII)
+_WINDOW = r"waits:window ([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})Z"
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def parse_waiting(reason: Optional[str]) -> Optional[Waiting]:
     """What `render_waiting` wrote; None for everything else."""
     if reason == WAITS_FROZEN:
         return Waiting()
-    match = _WINDOW.fullmatch(reason or "")
+    match = re.fullmatch(_WINDOW, reason or "", re.ASCII)
     if not match:
         return None
     import calendar  # heavy, and only MInt's side reads reasons
