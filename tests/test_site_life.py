@@ -252,6 +252,7 @@ def test_add_killed_anywhere_goes_on(house: Mint, tmp_path: Path) -> None:
         assert declared(house).read_bytes() == wanted and only_key(house), point
 
 
+@pytest.mark.full
 def test_rotation_killed_anywhere_goes_on(house: Mint, tmp_path: Path) -> None:
     """Each step of begin, finish and abort may be the last one: repeated, it ends well, and a key always works."""
     add(house)
@@ -435,6 +436,7 @@ def test_a_site_that_is_gone_can_be_retired(house: Mint) -> None:
     assert record["checkpoint"] == told and not record["heard"]
 
 
+@pytest.mark.full
 def test_retirement_killed_anywhere_goes_on(house: Mint, tmp_path: Path) -> None:
     """After a kill at each step the same call finishes it, and no private key is left."""
     words = ["site", "retire", house.site.name]

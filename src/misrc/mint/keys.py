@@ -21,6 +21,7 @@ from ..job.authorized_keys import parse_public_key
 from ..job.errors import BadRequest
 from ..job.faults import reach
 from ..job.records import write_record
+from .connection import last_line
 from .messages import say
 
 KEYGEN = "/usr/bin/ssh-keygen"
@@ -49,8 +50,7 @@ def read_public(private: Path) -> str:
         [KEYGEN, "-y", "-P", "", "-f", str(private)], stdin=subprocess.DEVNULL, capture_output=True, check=False
     )
     if done.returncode != 0:
-        lines = done.stderr.decode("utf-8", "replace").split("\n")
-        why = next((line for line in lines if line.strip(" @")), "?").strip(" @")
+        why = last_line(done.stderr.decode("utf-8", "replace")) or "?"
         raise BadRequest(say("key.unusable", path=private, why=why))
     try:
         return parse_public_key(done.stdout.decode("utf-8", "replace").strip())

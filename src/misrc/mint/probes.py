@@ -222,9 +222,14 @@ def try_x11(trial: Trial) -> Finding:
 def try_tunnel(trial: Trial) -> Finding:
     """A network device, which needs one here too: only root has it."""
     attempt = trial.session("hello", options=["-w", "any:any", "-o", "ClearAllForwardings=no", *alone("DEBUG1")])
-    if "Tunnel device open failed" in attempt.errors or "Could not request tunnel" in attempt.errors:
+    if "Tunnel device open failed" in attempt.errors or "Requesting tun" not in attempt.errors:
         return skipped("tunnel", say("note.no_device"))
-    return _judge_beside("tunnel", attempt, "tunnel" in attempt.errors.lower(), _PROHIBITED in attempt.errors)
+    if "Tunnel forwarding failed" in attempt.errors:
+        return refused("tunnel", _served(attempt), say("note.refused", how="sshd"))
+    # One that was granted keeps the session open until time is up.
+    if _served(attempt):
+        return fail("tunnel", say("note.granted"))
+    return skipped("tunnel", say("note.no_answer", why=last_line(attempt.errors) or "-"))
 
 
 def _key_options(text: str) -> list[str] | None:
