@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# tools/host_tests.sh [WORDS…]   what a deployed sshd lets through, tried from another host (tests/test_gate_host.py)
+# tools/host_tests.sh [WORDS…]   what a deployed sshd lets through, tried from another host (tests/test_gate_host.py, tests/test_site_host.py)
 # Further words go to pytest. MISRC_RELEASES names the site's Debian releases (default: bookworm), MISRC_HOSTS is the
 # prefix of the hosts' names, MISRC_KEEP_HOSTS=1 leaves them for a look.
 #
@@ -23,5 +23,5 @@ export CONTAINERS_CONF MISRC_OWN_RELEASE
 cd "$MISRC_ROOT"
 for release in $releases; do
   say "A deployed sshd on Debian $release"
-  MISRC_RELEASE=$release "$MISRC_VENV/bin/python" -m pytest -q tests/test_gate_host.py "$@"
+  MISRC_RELEASE=$release "$MISRC_VENV/bin/python" -m pytest -q tests/test_gate_host.py tests/test_site_host.py "$@"
 done

@@ -1,0 +1,82 @@
+"""A site's life by the playbooks, on a real host: the same again, drift and repair, what is refused, retiring."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hosts import Pair, pair, run_job, tree_of, why_not
+
+from misrc.job.sshd import DROP_IN
+
+KEYS = "/etc/ssh/misrc/authorized_keys.d/misrc"
+pytestmark = pytest.mark.skipif(why_not() != "", reason=why_not() or "-")
+__all__ = ["pair"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unprivileged() -> None:
+    """Takes the place of the rule that tests run as an ordinary user: these make hosts of their own."""
+
+
+def test_e08_a_configuration_that_is_read_before_ours_stops_the_role(pair: Pair) -> None:
+    """A block that is read earlier and opens forwarding is named, with its keyword; without it the role is content."""
+    earlier = "/etc/ssh/sshd_config.d/05-careless.conf"
+    pair.site.write(earlier, "Match Address 192.0.2.0/24\n  AllowTcpForwarding yes\n", "644")
+    try:
+        done = pair.provision(site_programs_trees=[tree_of(pair)])
+        assert done.returncode != 0 and "allowtcpforwarding" in done.stdout, done.stdout
+    finally:
+        pair.site.sh(f"rm -f {earlier}; systemctl reload ssh")
+    pair.works()
+
+
+def test_a_second_converge_changes_nothing_and_a_drift_is_repaired(pair: Pair) -> None:
+    """By state: files, units and accounts are the same to the modification time. A drift is foretold and mended."""
+    before = pair.scene()
+    done = pair.provision(site_programs_trees=[tree_of(pair)])
+    assert "changed=0 " in done.stdout and done.returncode == 0, done.stdout
+    assert pair.scene() == before
+    pair.site.sh(
+        f"sed -i s/PermitTunnel.no/PermitTunnel\\ yes/ {DROP_IN}; echo '# x' >>{KEYS}; echo >>/opt/programs/noop"
+    )
+    pair.site.sh("touch /opt/programs/planted; sed -i s/daily/weekly/ /etc/systemd/system/misrc-sweep.timer")
+    drifted = pair.scene()
+    told = pair.provision("--check", site_programs_trees=[tree_of(pair)])
+    assert told.returncode == 0 and "changed=0 " not in told.stdout, told.stdout
+    assert pair.scene() == drifted
+    done = pair.provision(site_programs_trees=[tree_of(pair)])
+    assert done.returncode == 0, done.stdout
+    assert forget_times(pair.scene()) == forget_times(before)
+    assert run_job(pair) == "misrc-job"
+
+
+def forget_times(scene: str) -> list[str]:
+    """Without times and without git's own files, which a checkout writes anew."""
+    lines = [line.split() for line in scene.splitlines()]
+    return [" ".join([*words[:5]]) for words in lines if "/.git/" not in words[0]]
+
+
+def test_a_branch_is_no_pin(pair: Pair) -> None:
+    """A tree that names a branch is refused, and the one that is there stays."""
+    before = pair.scene()
+    done = pair.provision(site_programs_trees=[{**tree_of(pair), "commit": "main"}])
+    assert done.returncode != 0 and "full commit id" in done.stdout
+    assert pair.scene() == before
+
+
+def test_retiring_takes_keys_first_and_hands_the_ledger_over(pair: Pair) -> None:
+    """After `absent` nobody logs in, accounts, units and files are gone, and the ledger lies where root keeps it."""
+    records = len(pair.ledger())
+    words = ("-e", "misrc_retired=site")
+    done = pair.provision(*words, playbook="retire", site_programs_trees=[tree_of(pair)])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert pair.ssh("hello").returncode == 255
+    assert pair.site.sh("getent passwd misrc misrc-job || true") == ""
+    left = pair.site.sh("find /etc /usr/libexec /var/lib/misrc /opt -name '*misrc*' -not -path '/etc/ssh/ssh_host*'")
+    assert left.split() in ([], ["/var/lib/misrc"]), left
+    folder = "/var/lib/misrc-retired/deployed"
+    assert len(pair.site.sh(f"cat {folder}/ledger.jsonl").splitlines()) == records
+    assert json.loads(pair.site.sh(f"cat {folder}/retired.json"))["chain_holds"] is True
+    again = pair.provision(*words, playbook="retire", site_programs_trees=[tree_of(pair)])
+    assert again.returncode == 0 and "changed=0 " in again.stdout, again.stdout
