@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
-from hosts import Pair, pair, run_job, tree_of, why_not
+import yaml
+from hosts import BIN, IMAGE, PREFIX, Host, Pair, pair, podman, policy_of, run_job, tree_of, why_not
 
 from misrc.job.sshd import DROP_IN
 
@@ -63,6 +67,64 @@ def test_a_branch_is_no_pin(pair: Pair) -> None:
     done = pair.provision(site_programs_trees=[{**tree_of(pair), "commit": "main"}])
     assert done.returncode != 0 and "full commit id" in done.stdout
     assert pair.scene() == before
+
+
+def provision_here(pair: Pair, account: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """The playbook run by `account` on MInt's host for that host itself, over no connection at all."""
+    tools = ["HOME=/home/alice", f"PATH={BIN}:/usr/bin:/bin:/usr/sbin", "LANG=C.UTF-8", "ANSIBLE_NOCOLOR=1"]
+    collections = f"ANSIBLE_COLLECTIONS_PATH={files('misrc') / 'collection'}"
+    play = [str(BIN / "ansible-playbook"), "-i", "/home/alice/inventory.yml", *words, "misrc.remote.provision"]
+    argv = ["exec", "-u", account, "-w", "/home/alice", pair.mint.name, "env", *tools, collections, *play]
+    return podman(*argv, check=False, timeout=300)
+
+
+def test_a_site_installs_itself_without_root(pair: Pair) -> None:
+    """`connection: local` as an ordinary account: the gate answers, a second run changes nothing, root is refused."""
+    pair.mint.sh("useradd -m -p '*' -s /bin/sh alice")
+    program = {"path": "/home/alice/noop", "returns": ["**"], "network": "allow"}
+    policy = {
+        "install": "user",
+        "work_root": "/home/alice/jobs",
+        "job_keys": [{"key": " ".join((pair.place / "job.pub").read_text().split()[:2])}],
+        "programs": {"noop": program},
+    }
+    variables = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": "/usr/bin/python3",
+        "misrc_site_id": "own",
+        "misrc_policy": policy,
+    }
+    inventory = {"all": {"children": {"sites": {"hosts": {"here": variables}}}}}
+    pair.mint.write("/home/alice/inventory.yml", yaml.safe_dump(inventory), "644")
+    pair.mint.sh("printf '#!/bin/sh\\necho done >out.dat\\n' >/home/alice/noop; chmod 755 /home/alice/noop")
+    pair.mint.sh("chown alice: /home/alice/noop")
+    told = provision_here(pair, "alice", "--check")
+    assert told.returncode == 0 and "changed=0 " not in told.stdout, told.stdout
+    assert pair.mint.sh("ls -A /home/alice/.config 2>/dev/null || true") == ""
+    first, second = provision_here(pair, "alice"), provision_here(pair, "alice")
+    assert first.returncode == 0 and "changed=0 " not in first.stdout, first.stdout
+    assert second.returncode == 0 and "changed=0 " in second.stdout, second.stdout
+    words = "-F none -i /root/job -o IdentitiesOnly=yes -o BatchMode=yes -o StrictHostKeyChecking=accept-new"
+    said = pair.mint.sh(f"ssh {words} alice@127.0.0.1 hello")
+    assert json.loads(said)["hello"]["site"] == "own"
+    assert "runs as the account" in provision_here(pair, "root").stdout
+
+
+def test_debian_11_is_refused_with_the_reason_and_stays_as_it_is(tmp_path: Path) -> None:
+    """Its rsync is too old: the play says so, and what can be done, before it changes anything."""
+    if subprocess.run(["podman", "image", "exists", f"{IMAGE}:bullseye"], check=False).returncode:
+        pytest.skip("needs the image of bullseye: tools/host_tests.sh")
+    names = (Host(f"{PREFIX}-old-site"), Host(f"{PREFIX}-old-mint"))
+    old = Pair(tmp_path, "bullseye", *names, network=f"{PREFIX}-old-net")
+    try:
+        old.make()
+        old.policy = policy_of(old)
+        before = old.scene()
+        done = old.provision()
+        assert done.returncode != 0 and "rsync 3.2.3 is too old" in done.stdout and "WebAPI" in done.stdout
+        assert "changed=0 " in done.stdout and old.scene() == before
+    finally:
+        old.remove()
 
 
 def test_retiring_takes_keys_first_and_hands_the_ledger_over(pair: Pair) -> None:

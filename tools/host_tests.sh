@@ -15,7 +15,7 @@ make_environment scenarios
 own=$(. /etc/os-release && echo "$VERSION_CODENAME")
 releases=${MISRC_RELEASES:-bookworm}
 # shellcheck disable=SC2086 # the releases are words
-"$MISRC_ROOT/tools/images.sh" "$own" $releases
+"$MISRC_ROOT/tools/images.sh" "$own" $releases bullseye
 
 CONTAINERS_CONF=$("$MISRC_ROOT/tools/images.sh" --settings)
 MISRC_OWN_RELEASE=$own
