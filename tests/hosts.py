@@ -238,11 +238,18 @@ def run_job(pair: Pair) -> str:
     return pair.mint.sh(f"cat {results}/remote_program_exec.log").strip()
 
 
+_SHARED: list[Pair] = []
+
+
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """A site that the three roles made from a policy, and MInt's host."""
-    place = tmp_path_factory.mktemp("pair")
-    made = Pair(place, RELEASE)
+    if _SHARED:
+        # Each module that imports a fixture has one of its own: they share what the first one made.
+        yield _SHARED[0]
+        return
+    made = Pair(tmp_path_factory.mktemp("pair"), RELEASE)
+    _SHARED.append(made)
     try:
         made.make()
         make_programs(made)

@@ -411,7 +411,6 @@ def test_g129_a_policy_is_strict_and_nothing_leaves_by_default() -> None:
         {**POLICY, "work_root": "jobs"},
         {**POLICY, "programs": {"p": {"path": "/opt/p"}}},
         {**POLICY, "batch": "slurm"},
-        {**POLICY, "install": "root"},
         {**POLICY, "require_signature": ["k"]},
         {**POLICY, "windows": ["x"]},
         {**POLICY, "limits": {"jobs": 0}},
