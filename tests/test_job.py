@@ -414,7 +414,7 @@ def test_g129_a_policy_is_strict_and_nothing_leaves_by_default() -> None:
         {**POLICY, "require_signature": ["k"]},
         {**POLICY, "windows": ["x"]},
         {**POLICY, "limits": {"jobs": 0}},
-        {**POLICY, "limits": {"jobs_per_day": 3}},
+        {**POLICY, "limits": {"jobs_per_day": 0}},
         {**POLICY, "programs": {"P!": program}},
         {**POLICY, "programs": {"p": {**program, "path": "p"}}},
         {**POLICY, "programs": {"p": {**program, "logs": "some"}}},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 
 from . import __version__
 from .job import faults
@@ -94,13 +95,65 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def _add_site(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    site = commands.add_parser("site", help="what a site installs").add_subparsers(required=True, metavar="COMMAND")
+    parser = commands.add_parser("site", help="a site's life: add, show, check, rotate, retire; and what it installs")
+    site = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_site_life(site)
     build = site.add_parser("build", help="write misrc-site.pyz, the one file that a site installs")
     build.add_argument("--output", default="misrc-site.pyz", metavar="FILE")
     build.set_defaults(run=_site_build)
     policy = site.add_parser("policy", help="the misrc_policy of a host_vars file as the JSON that a site installs")
     policy.add_argument("file", metavar="FILE")
     policy.set_defaults(run=_site_policy)
+
+
+def _add_site_life(site: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    def add(name: str, text: str, function: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        command = site.add_parser(name, help=text, allow_abbrev=False)
+        command.add_argument("site", metavar="SITE")
+        command.add_argument("--inventory", metavar="DIR", help="the declarations (default: MISRC_INVENTORY)")
+        command.add_argument("--json", action="store_true", help="one JSON object on standard output")
+        command.set_defaults(run=function)
+        return command
+
+    _add_site_options(add("add", "declare a site and make its job key; asks for what is missing", _site_add))
+    show = add("show", "every file that the declaration implies; no host is touched", _site_show)
+    show.add_argument("--policy", metavar="FILE", help="the site's policy, where it is at hand")
+    add("check", "log in, compare, and try what must be refused", _site_check)
+    rotate = add("rotate", "make the next job key; both are used until --finish", _site_rotate)
+    step = rotate.add_mutually_exclusive_group()
+    for word, text in (
+        ("finish", "the new key works: remove the old one here"),
+        ("abort", "keep the old key, destroy the new one"),
+    ):
+        step.add_argument(f"--{word}", dest="step", action="store_const", const=word, default="begin", help=text)
+    rotate.add_argument("--overlap", type=int, default=14, metavar="DAYS", help="how long both are valid (14)")
+    retire = add("retire", "end with a site: destroy its key, keep a record", _site_retire)
+    retire.add_argument("--reason", default="", metavar="TEXT", help="why, for the record")
+    retire.add_argument("--force", action="store_true", help="cancel unfinished jobs first")
+
+
+def _add_site_options(command: argparse.ArgumentParser) -> None:
+    for word, name, text in (
+        ("--address", "HOST", "host name or address"),
+        ("--user", "NAME", "the account that holds the gate (misrc)"),
+        ("--host-key", "FILE", "its host keys, one per line; - is standard input"),
+        ("--key", "FILE", "take this private job key instead of making one"),
+        ("--receipt-key", "FILE", "the site's site_key.pub"),
+        ("--proxy-jump", "HOST", "a jump host: [user@]host[:port]"),
+        ("--jump-host-key", "FILE", "the jump host's own host keys"),
+        ("--socks4", "HOST:PORT", "a SOCKS4 proxy"),
+        ("--valid-until", "DAY", "no new jobs after this day (YYYY-MM-DD)"),
+        ("--contact-site", "TEXT", "whom to ask there"),
+        ("--contact-mint", "TEXT", "whom to ask here"),
+    ):
+        command.add_argument(word, metavar=name, help=text)
+    command.add_argument("--port", type=int, metavar="PORT", help="the port of its sshd (22)")
+    for word, to, name, text in (
+        ("--program", "programs", "NAME[=FILE]", "a program; FILE has its inputs, arguments and outputs (YAML)"),
+        ("--from", "sources", "NET", "the address or network that MInt comes from"),
+    ):
+        command.add_argument(word, dest=to, metavar=name, action="append", default=[], help=text)
+    command.add_argument("--dry-run", action="store_true", help="show everything, write nothing")
 
 
 def _add_provision(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -211,6 +264,39 @@ def _site_policy(options: argparse.Namespace) -> int:
 
     sys.stdout.buffer.write(render_policy(Path(options.file)))
     return 0
+
+
+def _site_add(options: argparse.Namespace) -> int:
+    from dataclasses import fields
+
+    from .mint.onboarding import AddRequest, add_site
+
+    request = AddRequest(**{field.name: getattr(options, field.name) for field in fields(AddRequest)})
+    return add_site(request, options.dry_run, options.json)
+
+
+def _site_show(options: argparse.Namespace) -> int:
+    from .mint.preview import show_site
+
+    return show_site(options.site, options.inventory, options.policy, options.json)
+
+
+def _site_check(options: argparse.Namespace) -> int:
+    from .mint.inspection import check_site
+
+    return check_site(options.site, options.inventory, options.json)
+
+
+def _site_rotate(options: argparse.Namespace) -> int:
+    from .mint.rotation import rotate_keys
+
+    return rotate_keys(options.site, options.inventory, options.step, options.overlap, options.json)
+
+
+def _site_retire(options: argparse.Namespace) -> int:
+    from .mint.retirement import retire_site
+
+    return retire_site(options.site, options.inventory, options.reason, options.force, options.json)
 
 
 if __name__ == "__main__":

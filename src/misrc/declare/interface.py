@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import ipaddress
 import re
 from typing import Annotated, Any, Literal
@@ -115,6 +116,7 @@ class Via(Strict):
     """How MInt reaches a site that is not directly reachable."""
 
     proxy_jump: Annotated[str | None, Field(description="A jump host: [user@]host[:port].")] = None
+    host_keys: Annotated[tuple[str, ...], Field(description="The jump host's own pinned keys.")] = ()
     socks4: Annotated[str | None, Field(description="A SOCKS4 proxy: host:port.")] = None
 
     @field_validator("proxy_jump", "socks4")
@@ -123,6 +125,21 @@ class Via(Strict):
         if value is not None:
             _match(rf"({USER_NAME}@)?{HOST_NAME}(:[0-9]{{1,5}})?", value, "the host to go through")
         return value
+
+    @field_validator("host_keys")
+    @classmethod
+    def _check_keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(parse_public_key(key) for key in value)
+
+    @model_validator(mode="after")
+    def _check_pins(self) -> Via:
+        if self.proxy_jump and self.socks4:
+            raise ValueError("proxy_jump and socks4 cannot be combined")
+        if self.proxy_jump and not self.host_keys:
+            raise ValueError("host_keys: a jump host needs at least one pinned host key of its own")
+        if self.host_keys and not self.proxy_jump:
+            raise ValueError("host_keys: these are the jump host's keys, and there is no proxy_jump")
+        return self
 
 
 class RetryRule(Strict):
@@ -189,7 +206,10 @@ class Site(Strict):
     @field_validator("valid_until")
     @classmethod
     def _check_day(cls, value: str | None) -> str | None:
-        return value if value is None else _match(r"20[0-9]{2}-[01][0-9]-[0-3][0-9]", value, "the day")
+        if value is not None:
+            _match(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}", value, "the day")
+            datetime.date.fromisoformat(value)
+        return value
 
     @field_validator("programs")
     @classmethod
@@ -217,6 +237,7 @@ class Site(Strict):
             programs={name: program.interface() for name, program in self.programs.items()},
             host_keys=self.host_keys,
             proxy_jump=self.via.proxy_jump,
+            jump_keys=self.via.host_keys,
             socks4=self.via.socks4,
             retry=Retry(self.retry.count, self.retry.interval),
             give_up_after=float(self.give_up_after),

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from ..job.codec import CodecError, dump_json, encode
 from ..job.errors import BadRequest
 from ..job.interface import Interface
-from ..job.policy import parse_policy
+from ..job.policy import Policy, parse_policy
 from .interface import Site
 
 MAX_FILE_BYTES = 1 << 20
@@ -46,10 +46,18 @@ def read_variables(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
-        if len(data) > MAX_FILE_BYTES:
-            raise BadRequest(f"{path}: longer than 1 MiB")
+    except OSError as error:
+        raise BadRequest(f"{path}: {error.strerror}") from None
+    return parse_variables(data, path)
+
+
+def parse_variables(data: bytes, path: Path) -> dict[str, Any]:
+    """The bytes of a host_vars file as plain values; BadRequest names `path` and the place."""
+    if len(data) > MAX_FILE_BYTES:
+        raise BadRequest(f"{path}: longer than 1 MiB")
+    try:
         value = yaml.load(data, Loader=_Loader)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise BadRequest(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(value, dict):
         raise BadRequest(f"{path}: a mapping is needed")
@@ -71,16 +79,46 @@ def parse_site(variables: dict[str, Any], path: Path) -> Interface:
 
 def load_sites(inventory: Path) -> dict[str, Interface]:
     """Every site of an inventory; a site id that stands in two files is refused."""
-    sites: dict[str, Interface] = {}
+    return {name: site for name, (_, site) in load_declarations(inventory).items()}
+
+
+def load_declarations(inventory: Path) -> dict[str, tuple[Path, Interface]]:
+    """Every site of an inventory, with the file that declares it; a site id that stands in two files is refused."""
+    found: dict[str, tuple[Path, Interface]] = {}
     for path in sorted([*inventory.glob("host_vars/*.yml"), *inventory.glob("host_vars/*/*.yml")]):
         variables = read_variables(path)
         if "misrc_site" not in variables:
             continue
         site = parse_site(variables, path)
-        if site.id in sites:
+        if site.id in found:
             raise BadRequest(f"{path}: misrc_site.id: {site.id} stands in another file too")
-        sites[site.id] = site
-    return sites
+        found[site.id] = (path, site)
+    return found
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML that the loader above takes: nothing is written as an alias."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def render_variables(variables: dict[str, Any]) -> str:
+    """Plain values as the text of a host_vars file; reading it gives the same values."""
+    return yaml.dump(variables, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+def load_policy(path: Path) -> Policy:
+    """A site's policy out of a `policy.json`, or out of a host_vars file (`.yml`); BadRequest names the place."""
+    if path.suffix in (".yml", ".yaml"):
+        return parse_policy(render_policy(path))
+    try:
+        with path.open("rb") as file:
+            return parse_policy(file.read(MAX_FILE_BYTES + 1))
+    except OSError as error:
+        raise BadRequest(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise BadRequest(f"{path}: {error}") from None
 
 
 def render_policy(path: Path) -> bytes:

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import List, Mapping, Optional, Tuple
 
+from .descriptions import described
+
 MAX_VALUE_BYTES = 4096
 MAX_ARGUMENTS = 64
 
@@ -18,9 +20,9 @@ class ArgumentRefused(ValueError):
 class ArgumentRule:
     """One argument: exactly one of `choices` and `pattern` (a Python regular expression for the whole value)."""
 
-    choices: Optional[Tuple[str, ...]] = None
-    pattern: Optional[str] = None
-    default: Optional[str] = None
+    choices: Optional[Tuple[str, ...]] = described("the values that are allowed", None)
+    pattern: Optional[str] = described("or a regular expression that the whole value matches", None)
+    default: Optional[str] = described("the value where MInt gives none", None)
 
     def __post_init__(self) -> None:
         if (self.choices is None) == (self.pattern is None):

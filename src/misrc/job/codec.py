@@ -20,10 +20,19 @@ _UNIONS = (Union, getattr(types, "UnionType", Union))
 
 MAX_DEPTH = 32
 MAX_DIGITS = 18
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 class CodecError(ValueError):
     """The bytes or values are not what the type declares; the message names the place."""
+
+
+class FieldError(ValueError):
+    """One field of a dataclass has a value that cannot be; `decode` puts the place before the reason."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
 
 
 def _refuse_duplicates(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
@@ -46,7 +55,7 @@ def _parse_integer(text: str) -> int:
 def _check_depth(data: bytes) -> None:
     """Refuse deep nesting before the recursive parser meets it; brackets inside strings only make this stricter."""
     depth = 0
-    for byte in data:
+    for byte in data.translate(None, _NO_BRACKETS):
         if byte in b"[{":
             depth += 1
             if depth > MAX_DEPTH:
@@ -123,6 +132,8 @@ def decode(cls: Type[T], value: Any, where: str = "") -> T:
         return cls(**given)
     except CodecError:
         raise
+    except FieldError as error:
+        raise CodecError(f"{where}.{error}" if where else str(error)) from None
     except ValueError as error:
         raise CodecError(f"{where or cls.__name__}: {error}") from None
 

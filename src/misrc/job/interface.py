@@ -43,6 +43,7 @@ class Interface:
     user: str = ""
     host_keys: Tuple[str, ...] = ()
     proxy_jump: Optional[str] = None
+    jump_keys: Tuple[str, ...] = ()
     socks4: Optional[str] = None
     retry: Retry = field(default_factory=Retry)
     give_up_after: float = 72 * 3600.0

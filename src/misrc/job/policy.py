@@ -3,54 +3,84 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Mapping, Optional, Tuple, Union
 
 from .arguments import ArgumentRule
-from .codec import decode, parse_json
+from .codec import FieldError, decode, parse_json
+from .descriptions import described
 from .names import ARGUMENT_NAME, PROGRAM_NAME, SHA256
-from .quantities import parse_size
+from .quantities import parse_duration, parse_size
+from .windows import Window, parse_window
 
 MAX_POLICY_BYTES = 1 << 20
 
 
 def _choose(value: str, allowed: Tuple[str, ...], what: str) -> None:
     if value not in allowed:
-        raise ValueError(f"{what}: one of {', '.join(allowed)} is needed")
+        raise FieldError(what, f"one of {', '.join(allowed)} is needed")
 
 
 @dataclass(frozen=True)
 class JobKey:
-    """One key that may log in: an OpenSSH public key, the networks it comes from, and its last day (YYYY-MM-DD)."""
+    """One key that may log in."""
 
-    key: str
-    from_: Tuple[str, ...] = ()
-    until: Optional[str] = None
+    key: str = described("MInt's public key (`ssh-ed25519`)")
+    from_: Tuple[str, ...] = described("networks that it may come from", (), "any")
+    until: Optional[str] = described("last day on which it may log in, YYYY-MM-DD", None, "no end")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of the site. Sizes in bytes (or `50GiB`), `hours` per program run, the rest are counts."""
+    """Bounds of the site."""
 
-    jobs: int = 4
-    waiting: int = 100
-    job_bytes: Union[int, str] = "50GiB"
-    files: int = 100_000
-    hours: int = 48
-    processes: int = 512
-    memory: Union[int, str, None] = None
-    log_bytes: Union[int, str] = "1GiB"
-    jobs_per_day: Optional[int] = None
-    bytes_out_per_day: Union[int, str, None] = None
+    jobs: int = described("programs that run at a time", 4)
+    waiting: int = described("further jobs that may wait; above that, `E22`", 100)
+    job_bytes: Union[int, str] = described(
+        "size of one job's inputs, and of the largest file that its program may write", "50GiB", "50GiB"
+    )
+    files: int = described("number of input files, and of files that may leave", 100_000)
+    hours: Union[int, str] = described("run time of one program: whole hours, or with a unit, such as `90m`", 48)
+    processes: int = described("processes of the **whole account**", 512)
+    memory: Union[int, str, None] = described("address space of **one process**", None, "no limit")
+    log_bytes: Union[int, str] = described("size of each log file; the rest is dropped and marked", "1GiB", "1GiB")
+    jobs_per_day: Optional[int] = described("new jobs that are taken on one day; above that, `E24`", None, "no limit")
+    bytes_out_per_day: Union[int, str, None] = described(
+        "bytes of results that leave on one day; what would go above that stays, with `E25`", None, "no limit"
+    )
 
     def __post_init__(self) -> None:
-        for name in ("jobs", "waiting", "files", "hours", "processes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"limits.{name} must be 1 or more")
+        for name in ("jobs", "waiting", "files", "processes", "jobs_per_day"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise FieldError(name, "must be 1 or more")
         for name in ("job_bytes", "memory", "log_bytes", "bytes_out_per_day"):
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, parse_size(value))
+                object.__setattr__(self, name, self._parse(name, value))
+        if self.run_seconds < 1:
+            raise FieldError("hours", "must be more than nothing")
+        if self.bytes_out_per_day == 0:
+            raise FieldError("bytes_out_per_day", "must be 1 or more; to stop everything, freeze the site")
+
+    def _parse(self, name: str, value: Union[int, str]) -> int:
+        try:
+            return parse_size(value)
+        except ValueError as error:
+            raise FieldError(name, str(error)) from None
+
+    @property
+    def run_seconds(self) -> int:
+        """How long one program may run, in seconds."""
+        if isinstance(self.hours, int):
+            return self.hours * 3600
+        if self.hours.isdigit():
+            # "48" could be hours, as in the number 48, or seconds, as in other durations.
+            raise FieldError("hours", "a whole number of hours without quotes, or a duration with a unit, is needed")
+        try:
+            return parse_duration(self.hours)
+        except ValueError as error:
+            raise FieldError("hours", str(error)) from None
 
     def size(self, name: str) -> Optional[int]:
         """A size limit in bytes; None means no limit."""
@@ -62,71 +92,93 @@ class Limits:
 class ProgramRule:
     """One program that may run: where it is, which arguments it takes, and which of its files may leave."""
 
-    path: str
-    returns: Tuple[str, ...]
-    withhold: Tuple[str, ...] = ()
-    arguments: Mapping[str, ArgumentRule] = field(default_factory=dict)
-    inputs: Tuple[str, ...] = ("*",)
-    requires: Tuple[str, ...] = ()
-    sha256: Optional[str] = None
-    logs: str = "tail"
-    network: str = "deny"
-    hold: bool = False
-    restartable: bool = False
-    profile: str = "strict"
-    reason: Optional[str] = None
+    path: str = described("the program: an absolute path (no `~`), an executable file, not a link")
+    returns: Tuple[str, ...] = described(
+        'what may leave: names or patterns. **Nothing leaves that is not named**; everything is `["**"]`'
+    )
+    withhold: Tuple[str, ...] = described("what stays although `returns` names it", ())
+    arguments: Mapping[str, ArgumentRule] = described("the words that the program gets, in this order; see below", dict)
+    inputs: Tuple[str, ...] = described("which input names are taken", ("*",), '`["*"]`')
+    requires: Tuple[str, ...] = described("files without which a run counts as failed", ())
+    sha256: Optional[str] = described(
+        "the program file's hash; it runs only if it matches. Helpers that it calls are not covered",
+        None,
+        "not checked",
+    )
+    logs: str = described(
+        "how much of its output may leave: `full`; `tail` (the last 64 KiB, at the end); `none`", "tail"
+    )
+    network: str = described("`deny`: the program has no network at all, not even loopback; `allow`", "deny")
+    hold: bool = described("`true`: what a run made, also a failed one, waits until you release it", False)
+    restartable: bool = described(
+        "`true`: may be started again if it vanished, for example in a reboot; else it is reported `lost`", False
+    )
+    profile: str = described("no effect in this version", "strict")
+    reason: Optional[str] = described("why, for auditors", None)
 
     def __post_init__(self) -> None:
         if not self.path.startswith("/") or "\0" in self.path or "/../" in self.path:
-            raise ValueError("path must be absolute, without '..'")
+            raise FieldError("path", "must be absolute, without '..'")
         if self.sha256 is not None and not re.fullmatch(SHA256, self.sha256):
-            raise ValueError("sha256 must be 64 lower-case hex digits")
+            raise FieldError("sha256", "must be 64 lower-case hex digits")
         _choose(self.logs, ("full", "tail", "none"), "logs")
         _choose(self.network, ("deny", "allow"), "network")
         _choose(self.profile, ("strict", "hpc"), "profile")
         for name in self.arguments:
             if not re.fullmatch(ARGUMENT_NAME, name):
-                raise ValueError("an argument's name is not well formed")
+                raise FieldError("arguments", "an argument's name is not well formed")
 
 
 @dataclass(frozen=True)
 class Policy:
     """The whole policy of one site installation."""
 
-    work_root: str
-    programs: Mapping[str, ProgramRule]
-    job_keys: Tuple[JobKey, ...] = ()
-    install: str = "user"
-    require_signature: Tuple[str, ...] = ()
-    keep_days: int = 30
-    limits: Limits = field(default_factory=Limits)
-    windows: Tuple[str, ...] = ()
-    batch: str = "none"
-    reason: Optional[str] = None
+    work_root: str = described(
+        "folder for jobs, an absolute path in plain ASCII; it belongs to the account, and nobody else may write there"
+    )
+    programs: Mapping[str, ProgramRule] = described("the programs that may run, by the name that MInt uses; see below")
+    job_keys: Tuple[JobKey, ...] = described("keys that may log in; several while keys change; see below", ())
+    windows: Tuple[str, ...] = described("times at which jobs may start; others wait; see below", (), "always")
+    keep_days: int = described("days after which a closed job is deleted; 0: as soon as MInt closes it", 30)
+    limits: Limits = described("bounds; see below", Limits, "as below")  # noqa: RUF009 (it makes a field)
+    install: str = described("`user`; `root` is not available yet", "user")
+    require_signature: Tuple[str, ...] = described("not available yet; leave out", ())
+    batch: str = described("not available yet; leave out", "none")
+    reason: Optional[str] = described("why, for auditors", None)
 
     def __post_init__(self) -> None:
         _choose(self.install, ("root", "user"), "install")
         _choose(self.batch, ("none", "slurm", "pbs", "torque", "sge", "pjm"), "batch")
         if not self.work_root.startswith("/") or "/../" in self.work_root:
-            raise ValueError("work_root must be absolute, without '..'")
+            raise FieldError("work_root", "must be absolute, without '..'")
         if self.keep_days < 0:
-            raise ValueError("keep_days cannot be negative")
+            raise FieldError("keep_days", "cannot be negative")
         for name in self.programs:
             if not re.fullmatch(PROGRAM_NAME, name, re.ASCII):
-                raise ValueError("a program's name is not well formed")
+                raise FieldError("programs", "a program's name is not well formed")
+        object.__setattr__(self, "_opening", tuple(map(self._parse_window, range(len(self.windows)))))
         self._refuse_what_this_version_cannot_hold()
+
+    def _parse_window(self, number: int) -> Window:
+        try:
+            return parse_window(self.windows[number])
+        except ValueError as error:
+            raise FieldError(f"windows[{number}]", str(error)) from None
+
+    @property
+    def opening(self) -> Tuple[Window, ...]:
+        """The windows, parsed; none means that jobs may start at any time."""
+        parsed: Tuple[Window, ...] = self.__dict__["_opening"]
+        return parsed
 
     def _refuse_what_this_version_cannot_hold(self) -> None:
         """A promise that the code does not keep yet must not be declared as if it did."""
         for value, what in (
             (self.require_signature, "require_signature"),
-            (self.windows, "windows"),
             (self.batch != "none", "batch"),
-            (self.limits.jobs_per_day is not None, "limits.jobs_per_day"),
-            (self.limits.bytes_out_per_day is not None, "limits.bytes_out_per_day"),
         ):
             if value:
-                raise ValueError(f"{what} is not available in this version")
+                raise FieldError(what, "not available in this version; leave it out")
 
 
 def parse_policy(data: bytes) -> Policy:

@@ -204,7 +204,7 @@ def _render_job(policy: Policy, command: str, rule: ProgramRule) -> str:
     limits, place = policy.limits, f"{policy.work_root}/%i"
     bounds: Lines = [
         ("TasksMax", str(limits.processes)),
-        ("RuntimeMaxSec", str(limits.hours * 3600)),
+        ("RuntimeMaxSec", str(limits.run_seconds)),
         ("TimeoutStopSec", "5"),
         ("LimitCORE", "0"),
         ("LimitFSIZE", str(limits.size("job_bytes"))),

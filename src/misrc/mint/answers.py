@@ -22,7 +22,11 @@ def tell_program(store: JobStore) -> Callable[[Reply], None]:
     def tell(reply: Reply) -> None:
         if reply.state is not None:
             store.tell_progress(
-                phase="program", state=reply.state.value, since=reply.since, progress=encode(reply.progress)
+                phase="program",
+                state=reply.state.value,
+                reason=reply.reason,
+                since=reply.since,
+                progress=encode(reply.progress),
             )
 
     return tell

@@ -17,7 +17,8 @@ from .display import Display
 from .jobs import JobStore, MintJob, derive_job_id, list_jobs, require_job
 from .launch import Play
 from .messages import say
-from .request import RunRequest, check_request
+from .reasons import explain_waiting
+from .request import RunRequest, check_request, refuse_expired
 from .run import cancel_job, resume, run
 from .sites import load_site
 
@@ -54,6 +55,7 @@ def _run_dry(request: RunRequest, display: Display, as_json: bool) -> int:
     from .staging import ask_dry
 
     site, asked, _ = check_request(request)
+    refuse_expired(site)
     record = dataclasses.replace(asked, job=derive_job_id(asked.call + "dry", 0))
     connection = Connection.make(site)
     try:
@@ -100,6 +102,9 @@ def show_status(job: str, as_json: bool) -> int:
     state, outcome = (reply.state, reply.outcome) if reply and reply.state else (record.state, record.outcome)
     print(f"{job}  {record.site}/{record.program}")
     print(f"{state.value}{'  ' + outcome.value if outcome else ''}{'  last known at ' + known if why else ''}")
+    waits = explain_waiting(reply.reason) if reply else ""
+    if waits:
+        print(waits)
     if reply and reply.progress:
         print(f"{reply.progress.done:g}/{reply.progress.total:g} {reply.progress.unit} {reply.progress.text}".rstrip())
     if why:
@@ -192,7 +197,11 @@ def _has_ended(record: MintJob) -> bool:
         return True
     if not record.state.started:
         return False
-    connection = _open(record)
+    try:
+        connection = _open(record)
+    except MisrcError:
+        # Its declaration or key is gone; the jobs of other sites are not to suffer for it.
+        return False
     try:
         reply: Reply = connection.ask(render_command(Command(Verb.WAIT, record.job, 0, 0)))[0]
         return reply.state is not None and reply.state.final

@@ -24,11 +24,13 @@ from ..wire.refusals import Refusal
 from ..wire.replies import Reply, ReplyError, read_reply
 from .launch import die_with_parent
 from .messages import say
-from .places import identity_file
+from .places import existing, identity_file, jump_identity, next_identity
 
 SSH = "/usr/bin/ssh"
 SESSION_SECONDS = 900.0
 SHARE_SECONDS = 45.0
+# As long as a login may take.
+KEY_SECONDS = 5.0
 _HOST_KEY = re.compile(r"Host key verification failed|REMOTE HOST IDENTIFICATION|no matching host key type")
 _DENIED = re.compile(r"Permission denied|Too many authentication failures")
 
@@ -62,17 +64,25 @@ class Connection:
         known_hosts.write_text(render_known_hosts(site), encoding="utf-8")
         identity = identity_file(site.id, site.identity)
         try:
-            config = render_config(site, str(known_hosts), str(identity), str(folder / "c"))
+            config = render_config(
+                site,
+                str(known_hosts),
+                str(identity),
+                str(folder / "c"),
+                existing(next_identity(identity)),
+                existing(jump_identity(identity)),
+            )
         except ValueError as error:
             shutil.rmtree(folder)
             raise BadRequest(f"{folder}, {identity}: {error}") from None
         (folder / "config").write_text(config, encoding="utf-8")
         return cls(site, folder)
 
-    def open(self) -> None:
-        """Begin to connect, without waiting for it."""
+    def open(self, log: Path | None = None) -> None:
+        """Begin to connect, without waiting for it; with `log`, ssh tells there what happens on the connection."""
+        options = ["-o", "LogLevel=DEBUG2", "-E", str(log)] if log else []
         self._master = subprocess.Popen(
-            [SSH, "-F", str(self.folder / "config"), "-M", "-N", "site"],
+            [SSH, "-F", str(self.folder / "config"), "-M", "-N", *options, "site"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -80,6 +90,11 @@ class Connection:
             preexec_fn=die_with_parent,
         )
         (self.folder / "master").write_text(str(self._master.pid), encoding="ascii")
+
+    @property
+    def master(self) -> subprocess.Popen[bytes] | None:
+        """The process that holds the shared connection, as long as it is ours."""
+        return self._master
 
     def release(self) -> None:
         """Let go of the shared connection; later sessions make their own."""
@@ -183,8 +198,20 @@ class Connection:
         if _HOST_KEY.search(text):
             return Untrusted(self._say("ssh.host_key"))
         if _DENIED.search(text):
-            return Untrusted(self._say("ssh.denied"))
+            kind = Unreachable if self._key_changed() else Untrusted
+            return kind(self._say("ssh.denied"))
         return None
+
+    def _key_changed(self) -> bool:
+        """Whether a job key got its place just now: ssh reads both halves, and may have read one of each key."""
+        config = (self.folder / "config").read_text(encoding="utf-8")
+        for path in re.findall(r"IdentityFile (\S+)", config):
+            try:
+                if time.time() - os.stat(path).st_ctime < KEY_SECONDS:
+                    return True
+            except FileNotFoundError:
+                return True
+        return False
 
     def _say(self, key: str, **values: object) -> str:
         contact = self.site.contact_site or self.site.contact_mint or "the site"

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..job.quantities import format_size
 from .messages import say
+from .reasons import explain_waiting
 
 
 def format_elapsed(seconds: float) -> str:
@@ -50,10 +51,13 @@ class Display:
             size = f"{format_size(done)} / {format_size(total)}"
             self._sometimes(phase, f"{say(f'phase.{phase}')}: {size}", 10.0)
 
-    def waiting(self, state: str, since: float, progress: Any = None) -> None:
-        """The program's own progress where it reports any, state and elapsed time otherwise."""
+    def waiting(self, state: str, since: float, progress: Any = None, reason: str | None = None) -> None:
+        """The program's own progress where it reports any; otherwise state, elapsed time, and why the job waits."""
         elapsed = format_elapsed(max(0.0, time.time() - since))
+        why = explain_waiting(reason)
         text = say("job.waiting", state=state, elapsed=elapsed)
+        if why:
+            text = say("job.held_back", state=state, elapsed=elapsed, why=why)
         if progress is not None:
             detail = f"{progress.done:g}/{progress.total:g} {progress.unit} {progress.text}".strip()
             if self._terminal:
@@ -65,7 +69,7 @@ class Display:
             self._draw(text, 0, 0, transfer=False)
             return
         if time.time() - since >= self.QUIET_SECONDS:
-            self._sometimes(state, text, self.LINE_SECONDS)
+            self._sometimes(state + why, text, self.LINE_SECONDS)
 
     def close(self) -> None:
         """Leave the terminal clean."""

@@ -245,6 +245,12 @@ def list_jobs() -> list[MintJob]:
     return sorted(found, key=lambda record: record.created)
 
 
+def latest_checkpoint(site: str) -> Checkpoint | None:
+    """The farthest checkpoint of a site's ledger that came with any of its jobs."""
+    told = [record.checkpoint for record in list_jobs() if record.site == site and record.checkpoint is not None]
+    return max(told, key=lambda checkpoint: checkpoint.seq, default=None)
+
+
 def identify_call(
     site: str, program: str, arguments: Mapping[str, str], inputs: Sequence[InputFile], results: str
 ) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from .site_messages import SITE_MESSAGES
+
 MESSAGES: dict[str, tuple[str, str]] = {
     "site.unknown": (
         "there is no site '{site}' in {inventory}; known: {known}",
@@ -98,6 +100,12 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "job.created": ("job {job}: {site} / {program}", "ジョブ {job}: {site} / {program}"),
     "job.state": ("{state}", "{state}"),
     "job.waiting": ("{state}, {elapsed} so far", "{state} (経過 {elapsed})"),
+    "job.held_back": ("{state}, {elapsed} so far: {why}", "{state} (経過 {elapsed}): {why}"),
+    "wait.window": ("waits for the site's next window, {when}", "サイトの次の実行可能時間帯を待機中 ({when} から)"),
+    "wait.frozen": (
+        "waits because the site is frozen; it starts no jobs until it is thawed",
+        "サイトが凍結中のため待機しています。解除されるまで開始されません",
+    ),
     "job.unreachable": (
         "{site} cannot be reached ({why}); last known at {known}: {state}; trying again until {until}",
         "{site} に接続できません ({why})。最終確認 {known}: {state}。{until} まで再試行します",
@@ -115,6 +123,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "必須の出力 '{name}' が返却されませんでした (ジョブ {job})。連絡先: {contact}",
     ),
     "job.cancelled": ("cancelled: job {job}", "キャンセルしました: ジョブ {job}"),
+    "job.stopped": (
+        "{site} stopped job {job}: the site is frozen; ask {contact}",
+        "{site} がジョブ {job} を停止しました: サイトは凍結中です。連絡先: {contact}",
+    ),
     "job.ended_before": (
         "stopped; job {job} had ended before it could be cancelled: the same command, or 'misrc fetch', brings its results",
         "停止しました。ジョブ {job} はキャンセル前に終了していました。同じコマンドか 'misrc fetch' で結果を取得できます",
@@ -219,10 +231,13 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "the site has not enough free disk space; ask {contact}",
         "サイトのディスク容量が不足しています。連絡先: {contact}",
     ),
-    "E24": ("today's number of jobs is used up; ask {contact}", "本日のジョブ数の上限に達しました。連絡先: {contact}"),
+    "E24": (
+        "the site's number of jobs for today is used up; run the same command again tomorrow, or ask {contact}",
+        "サイトの本日のジョブ数の上限に達しました。明日同じコマンドを再実行するか {contact} に連絡してください",
+    ),
     "E25": (
-        "today's amount of returned data is used up; ask {contact}",
-        "本日の返却データ量の上限に達しました。連絡先: {contact}",
+        "the results do not fit into what may leave the site today; run the same command again tomorrow, or ask {contact}",
+        "結果がサイトの本日の持ち出し量の上限を超えます。明日同じコマンドを再実行するか {contact} に連絡してください",
     ),
     "E26": ("the site is busy with an earlier transfer of this job", "このジョブの以前の転送がまだ終了していません"),
     "E30": ("the site's own configuration is broken; ask {contact}", "サイトの設定に問題があります。連絡先: {contact}"),
@@ -247,6 +262,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "サイトがプログラムのネットワークを遮断できません。連絡先: {contact}",
     ),
     "E40": ("the gate there failed; ask {contact}", "ゲートで内部エラーが発生しました。連絡先: {contact}"),
+    **SITE_MESSAGES,
 }
 
 

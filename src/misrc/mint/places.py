@@ -41,3 +41,29 @@ def identity_file(site: str, declared: str | None) -> Path:
         if place.is_file():
             return place
     raise BadRequest(say("identity.missing", site=site, path=places[0]))
+
+
+def next_identity(identity: Path) -> Path:
+    """Where the key lies that will follow `identity`, while keys are changed."""
+    return identity.with_name(identity.name + ".next")
+
+
+def jump_identity(identity: Path) -> Path:
+    """Where the key for the jump host lies, if it has one of its own."""
+    return identity.with_name(identity.name + ".jump")
+
+
+def existing(path: Path) -> str | None:
+    """The path as text, if there is a file."""
+    return str(path) if path.is_file() else None
+
+
+def keys_folder(inventory: Path) -> Path:
+    """Where a new site's key is made: the machine's folder for the machine's inventory, else the user's own."""
+    user, machine = config_folders()
+    return (machine if inventory.is_relative_to(machine) else user) / "keys"
+
+
+def retired_folder(inventory: Path) -> Path:
+    """What is left of retired sites. Beside the inventory: whatever lies in it, Ansible would read."""
+    return inventory.parent / "retired"

@@ -39,9 +39,6 @@ def check_request(request: RunRequest) -> tuple[Interface, MintJob, tuple[InputF
     """The site, a job record without an id, and the inputs; BadRequest or Refused with one clear line."""
     inventory = inventory_folder(request.inventory)
     site = load_site(inventory, request.site)
-    contact = site.contact_mint or site.contact_site or "-"
-    if site.valid_until is not None and time.strftime("%Y-%m-%d") > site.valid_until:
-        raise Refused(say("site.expired", site=site.id, day=site.valid_until, contact=contact))
     program = site.programs.get(request.program)
     if program is None:
         known = ", ".join(site.programs)
@@ -65,6 +62,13 @@ def check_request(request: RunRequest) -> tuple[Interface, MintJob, tuple[InputF
         created=time.time(),
     )
     return site, record, inputs
+
+
+def refuse_expired(site: Interface) -> None:
+    """Refused where the agreement has ended: no new jobs. A job that was begun before goes on to its end."""
+    if site.valid_until is not None and time.strftime("%Y-%m-%d") > site.valid_until:
+        contact = site.contact_mint or site.contact_site or "-"
+        raise Refused(say("site.expired", site=site.id, day=site.valid_until, contact=contact))
 
 
 def _pairs(option: str, words: Sequence[str]) -> dict[str, str]:

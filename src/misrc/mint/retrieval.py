@@ -21,7 +21,7 @@ from ..job.errors import BadRequest, MisrcError, Refused
 from ..job.faults import reach
 from ..job.following import Follower, Found, identify
 from ..job.interface import REQUIRED
-from ..job.manifest import Manifest, digest_manifest, hash_descriptor, parse_manifest, total_bytes
+from ..job.manifest import Manifest, hash_descriptor, parse_manifest, total_bytes
 from ..job.names import NameSet, check_result_name
 from ..job.quantities import format_size
 from ..job.receipt import NAMESPACE, parse_receipt
@@ -37,6 +37,7 @@ from .transfer import RSYNC, run_rsync
 
 LOG = "remote_program_exec.log"
 MAX_FILES = 10**6
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def retrieve(store: JobStore, connection: Connection) -> MintJob:
@@ -45,7 +46,7 @@ def retrieve(store: JobStore, connection: Connection) -> MintJob:
     record = store.read()
     if record.state is JobState.ENDED:
         manifest = _read_manifest(store, connection)
-        _check_receipt(store, connection, manifest)
+        _check_receipt(store, connection)
         record = _deliver_all(store, connection, record, manifest)
     if record.state is JobState.RETRIEVED:
         close(store, connection)
@@ -168,12 +169,17 @@ def _discard(store: JobStore, connection: Connection, arriving: Path) -> MisrcEr
 def _measure(path: str, size: int, found: Found | None) -> tuple[int, str]:
     """Size and sha256 of what arrived; a file that was followed to its end is not read again."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=0) as file:
-            if found is not None and found.identity == identify(os.fstat(file.fileno())):
-                return found.size, found.sha256
-            return hash_descriptor(file.fileno(), size)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return -1, ""
+    try:
+        if found is not None and found.identity == identify(os.fstat(descriptor)):
+            return found.size, found.sha256
+        return hash_descriptor(descriptor, size)
+    except OSError:
+        return -1, ""
+    finally:
+        os.close(descriptor)
 
 
 def _deliver(connection: Connection, record: MintJob, arriving: Path, manifest: Manifest) -> list[str]:
@@ -182,10 +188,15 @@ def _deliver(connection: Connection, record: MintJob, arriving: Path, manifest: 
     taken = [entry for entry in manifest if entry.name in declared]
     for folder in {os.path.dirname(entry.name) for entry in taken}:
         os.makedirs(f"{record.results}/{folder}", exist_ok=True)
-    for entry in taken:
-        if entry.name in record.copies:
-            copy_whole(arriving / entry.name, Path(record.copies[entry.name]))
-        os.replace(f"{arriving}/{entry.name}", f"{record.results}/{entry.name}")
+    source, target = os.open(arriving, _FOLDER), os.open(record.results, _FOLDER)
+    try:
+        for entry in taken:
+            if entry.name in record.copies:
+                copy_whole(arriving / entry.name, Path(record.copies[entry.name]))
+            os.replace(entry.name, entry.name, src_dir_fd=source, dst_dir_fd=target)
+    finally:
+        os.close(source)
+        os.close(target)
     return [entry.name for entry in taken]
 
 
@@ -198,7 +209,7 @@ def copy_whole(source: Path, target: Path) -> None:
     os.replace(temporary, target)
 
 
-def _check_receipt(store: JobStore, connection: Connection, manifest: Manifest) -> None:
+def _check_receipt(store: JobStore, connection: Connection) -> None:
     """Both sides must agree on what went in and what came out; where the site's key is declared, its signature too."""
     document, signature = store.load(RECEIPT), store.load(SIGNATURE)
     record = store.read()
@@ -210,13 +221,13 @@ def _check_receipt(store: JobStore, connection: Connection, manifest: Manifest) 
         receipt = parse_receipt(document)
     except (CodecError, ValueError) as error:
         raise _wrong(store, connection, str(error)) from None
-    ours = hashlib.sha256(store.load(INPUTS) or b"").hexdigest()
+    ours, results = (hashlib.sha256(store.load(name) or b"").hexdigest() for name in (INPUTS, MANIFEST))
     checks = {
         "job": receipt.job == record.job,
         "site": receipt.site == record.site,
         "outcome": receipt.outcome is record.outcome,
         "inputs": receipt.inputs == ours,
-        "results": receipt.outputs == digest_manifest(manifest),
+        "results": receipt.outputs == results,
     }
     for what, right in checks.items():
         if not right:

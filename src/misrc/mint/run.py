@@ -23,6 +23,7 @@ from ..job.interface import Interface
 from ..job.names import is_job_id
 from ..job.states import JobState, Outcome
 from ..wire.grammar import MAX_WAIT_SECONDS, Command, Verb, render_command
+from ..wire.reasons import STOPPED_FROZEN
 from ..wire.refusals import Refusal
 from ..wire.replies import Progress, Reply
 from . import execution
@@ -31,7 +32,7 @@ from .display import Display, format_elapsed
 from .jobs import FAILURE, PROGRESS, InputFile, JobStore, MintJob, derive_job_id
 from .launch import Play, Turn
 from .messages import say
-from .request import RunRequest, check_request
+from .request import RunRequest, check_request, refuse_expired
 from .retrieval import copy_whole, missing_outputs
 from .sites import load_site
 
@@ -53,6 +54,8 @@ def run(request: RunRequest, job: str | None, new: bool, display: Display, play:
         site, asked, inputs = check_request(request)
         while True:
             store, fresh = _find_job(asked, job, new)
+            if fresh:
+                refuse_expired(site)
             try:
                 return _run_one(store, site, asked, inputs, fresh, display, play)
             except Refused as refused:
@@ -245,7 +248,8 @@ class Driver:
     def _show_progress(self, plain: dict[str, Any]) -> None:
         if plain["phase"] == "program":
             reported = plain.get("progress")
-            self.display.waiting(plain["state"], plain["since"], Progress(**reported) if reported else None)
+            progress = Progress(**reported) if reported else None
+            self.display.waiting(plain["state"], plain["since"], progress, plain.get("reason"))
         else:
             self.display.transfer(plain["phase"], plain["done"], plain["total"])
 
@@ -282,7 +286,7 @@ class Driver:
         if reply.state is not None:
             if reply.state is not self.store.read().state:
                 self.store.advance(reply.state)
-            self.display.waiting(reply.state.value, reply.since or time.time(), reply.progress)
+            self.display.waiting(reply.state.value, reply.since or time.time(), reply.progress, reply.reason)
 
     def _wait_out(self, connection: Connection, why: str, heard: float, pause: float) -> None:
         until = heard + self.site.give_up_after
@@ -309,6 +313,8 @@ class Driver:
         job, results = record.job, record.results
         if record.outcome is Outcome.FAILED:
             raise ProgramFailed(say("job.failed", site=self.site.id, why=record.reason, job=job, results=results))
+        if record.outcome is Outcome.CANCELLED and record.reason == STOPPED_FROZEN:
+            raise JobCancelled(say("job.stopped", site=self.site.id, job=job, contact=contact))
         if record.outcome is Outcome.CANCELLED:
             raise JobCancelled(say("job.cancelled", job=job))
         if record.outcome is Outcome.REFUSED:

@@ -1,27 +1,35 @@
-"""What the people of the site do: install, read the ledger, release held results."""
+"""What the people of the site do: install, read the ledger, release held results, freeze, delete old jobs."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
 import time
-from typing import List, Optional
+from typing import Iterator, List, Optional, Tuple
 
 from .. import __version__
 from ..job.ledger import LedgerBroken, verify_lines
 from ..job.names import is_job_id
-from ..job.policy import MAX_POLICY_BYTES, parse_policy
+from ..job.policy import MAX_POLICY_BYTES, Policy, parse_policy
 from ..job.states import JobState, Outcome
 from ..wire.refusals import Denied
-from . import files, install_command, keeper
+from . import contract, files, install_command, keeper
+from .contract import Contract
+from .freezing import Switch
 from .home import Home, open_work_root, read_policy, read_site
 from .host import HostError
 from .installer import InstallError
-from .jobs import find_job, read_jobs
+from .jobs import JobRecord, find_job, read_jobs
 from .ledger import Ledger, read_lines
 from .release import Releaser, judge
+from .runner import Runner
+from .runner_service import HostRunner
+from .sweep import due, sweep, unclosed_after
+
+MAX_REASON = 500
 
 
 def main(words: List[str], prefix: Optional[str]) -> int:
@@ -65,7 +73,24 @@ def _parser() -> argparse.ArgumentParser:
     release.add_argument("job")
     release.add_argument("--refuse", action="store_true", help="they do not leave")
     release.set_defaults(run=_release)
+    _add_contract(commands)
     return parser
+
+
+def _add_contract(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    freeze = commands.add_parser("freeze", help="take and start no jobs until `thaw`; running ones go on")
+    freeze.add_argument("--stop", action="store_true", help="end the running ones too")
+    freeze.add_argument("--reason", default="", metavar="TEXT", help="for the ledger; it stays at this site")
+    freeze.set_defaults(run=_freeze)
+
+    thaw = commands.add_parser("thaw", help="take and start jobs again")
+    thaw.add_argument("--reason", default="", metavar="TEXT", help="for the ledger; it stays at this site")
+    thaw.set_defaults(run=_thaw)
+
+    sweeping = commands.add_parser("sweep", help="delete closed jobs that are older than keep_days")
+    sweeping.add_argument("--unclosed", action="store_true", help="also those that MInt never closed, see the page")
+    sweeping.add_argument("--json", action="store_true")
+    sweeping.set_defaults(run=_sweep)
 
 
 def _check_policy(home: Home, options: argparse.Namespace) -> int:
@@ -120,11 +145,26 @@ def _list_jobs(home: Home, options: argparse.Namespace) -> int:
                 "state": record.state.value,
                 "outcome": record.outcome.value if record.outcome else None,
                 "since": record.since,
+                "goes": due(record, policy),
             }
-            since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.since))
-            text = f"{record.job} {plain['program']:<24} {record.state.value:<9} {plain['outcome'] or '-':<9} {since}"
+            text = f"{record.job} {plain['program']:<24} {record.state.value:<9} {plain['outcome'] or '-':<9} "
+            text += _format_time(record.since) + _say_rest(record, policy)
             print(json.dumps(plain) if options.json else text)
+    if contract.is_frozen(home.state):
+        print("misrc-site: this site is frozen: it takes and starts no jobs", file=sys.stderr)
     return 0
+
+
+def _say_rest(record: JobRecord, policy: Policy) -> str:
+    """When a closed job will go, or why a job waits."""
+    end = due(record, policy)
+    if end is not None:
+        return f"  goes {_format_time(end)}"
+    return f"  {record.reason}" if record.reason and not record.state.final else ""
+
+
+def _format_time(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def _release(home: Home, options: argparse.Namespace) -> int:
@@ -146,3 +186,56 @@ def _release(home: Home, options: argparse.Namespace) -> int:
         releaser = Releaser(site, policy, home.key, ledger)
         releaser.finish(job, rule, end, outcome, reason, nothing_leaves=options.refuse)
     return 0
+
+
+@contextlib.contextmanager
+def _opened_site(home: Home) -> Iterator[Tuple[Policy, int, Ledger, str]]:
+    """The site as a command for people needs it: policy, work root, ledger, site id."""
+    policy, site = read_policy(home), read_site(home)
+    ledger = Ledger(home.state, site=site, key="-", peer="local")
+    ledger.contract = Contract(policy)
+    with files.opened(open_work_root(policy)) as root:
+        yield policy, root, ledger, site
+
+
+def _switch(home: Home, policy: Policy, root: int, ledger: Ledger, site: str) -> Switch:
+    releaser = Releaser(site, policy, home.key, ledger)
+    runner = HostRunner(policy, root, ledger, releaser) if home.of_host else Runner(policy, root, ledger, releaser)
+    return Switch(policy, root, runner)
+
+
+def _freeze(home: Home, options: argparse.Namespace) -> int:
+    with _opened_site(home) as (policy, root, ledger, site):
+        remaining = _switch(home, policy, root, ledger, site).freeze(options.stop, _check_reason(options.reason))
+    print("Frozen: no job is taken or started until `thaw`.")
+    for job in remaining:
+        print(f"misrc-site: job {job} has not ended yet; repeat the command to go on", file=sys.stderr)
+    return 1 if remaining else 0
+
+
+def _thaw(home: Home, options: argparse.Namespace) -> int:
+    with _opened_site(home) as (policy, root, ledger, site):
+        _switch(home, policy, root, ledger, site).thaw(_check_reason(options.reason))
+    print("Thawed: jobs are taken and started again.")
+    return 0
+
+
+def _check_reason(text: str) -> str:
+    if len(text) > MAX_REASON or not text.isprintable():
+        raise ValueError(f"the reason must be one line of at most {MAX_REASON} characters")
+    return text
+
+
+def _sweep(home: Home, options: argparse.Namespace) -> int:
+    with _opened_site(home) as (policy, root, ledger, _):
+        done = sweep(policy, root, ledger, options.unclosed)
+    if options.json:
+        print(json.dumps({"deleted": done.deleted, "unclosed": dict(done.unclosed), "failed": dict(done.failed)}))
+        return 1 if done.failed else 0
+    for job in done.deleted:
+        print(f"deleted {job}")
+    for job, state in done.unclosed:
+        print(f"not closed for {unclosed_after(policy)} days, kept: {job} {state}", file=sys.stderr)
+    for job, why in done.failed:
+        print(f"misrc-site: {job} could not be deleted: {why}", file=sys.stderr)
+    return 1 if done.failed else 0

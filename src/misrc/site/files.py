@@ -22,6 +22,7 @@ __all__ = [
     "exists",
     "file_mode",
     "free_bytes",
+    "is_locked",
     "locked",
     "measure",
     "open_folder",
@@ -115,6 +116,17 @@ def try_lock(folder: int, name: str, wait: bool = False) -> Optional[int]:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def is_locked(folder: int, name: str) -> bool:
+    """Whether somebody has the lock. Several may look at once: that takes it only as shared."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with opened(os.open(name, flags, PRIVATE_FILE, dir_fd=folder)) as descriptor:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 @contextlib.contextmanager

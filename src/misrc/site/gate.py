@@ -19,6 +19,7 @@ from ..job.policy import Policy
 from ..wire.grammar import Command, Verb, parse_command
 from ..wire.refusals import EXIT_INTERNAL, Denied, Refusal, render_denial
 from ..wire.replies import Reply, render_reply
+from .contract import Contract
 from .files import opened
 from .home import Home, open_work_root, read_policy
 from .identity import exposed_key
@@ -86,6 +87,7 @@ def _serve(home: Home, site: str, ledger: Ledger, asked: Optional[bytes]) -> int
 def _run(home: Home, site: str, policy: Policy, root: int, ledger: Ledger, command: Command) -> int:
     if command.verb in (Verb.OPEN, Verb.START):
         _bound_request()
+    ledger.contract = Contract(policy)
     runner: Runner
     if not home.of_host:
         runner = Runner(policy, root, ledger, Releaser(site, policy, home.key, ledger))

@@ -71,7 +71,7 @@ def read_policy(home: Home) -> Policy:
             _require_private(os.fstat(descriptor), "the policy")
             return parse_policy(file.read((1 << 20) + 1))
     except (OSError, CodecError, ValueError) as error:
-        raise Denied(Refusal.CONFIG, f"policy: {error}") from None
+        raise Denied(Refusal.CONFIG, f"{home.policy}: {error}") from None
 
 
 def read_site(home: Home) -> str:
@@ -90,7 +90,7 @@ def open_work_root(policy: Policy) -> int:
         _require_private(os.fstat(folder), "the work root")
         return folder
     except (OSError, ValueError) as error:
-        raise Denied(Refusal.CONFIG, f"work root: {error}") from None
+        raise Denied(Refusal.CONFIG, f"{policy.work_root} (work_root): {error}") from None
 
 
 def _require_private(status: os.stat_result, what: str) -> None:

@@ -10,6 +10,7 @@ from typing import List
 from ..job.names import is_job_id
 from ..wire.refusals import Denied
 from . import files, jobs
+from .contract import Contract
 from .home import Home, open_work_root, read_policy, read_site
 from .ledger import Ledger
 from .release import Releaser
@@ -66,5 +67,6 @@ def _at_job(what: str, name: str, home: Home) -> int:
             return 0
         site = read_site(home)
         ledger = Ledger(home.state, site=site, key="-", peer="runner")
+        ledger.contract = Contract(policy)
         UnitSupervisor(job, policy, ledger, Releaser(site, policy, home.key, ledger), lock).run()
     return 0

@@ -19,17 +19,20 @@ from dataclasses import dataclass
 from typing import Any, Iterator, List, Optional, Tuple
 
 from ..job.codec import decode, dump_json, encode, parse_json
+from ..job.faults import reach
 from ..job.names import is_job_id
 from ..job.spec import JobSpec
 from ..job.states import JobState, Outcome, check_transition
 from ..wire.refusals import Denied, Refusal
 from . import files, kernel
+from .removal import remove_tree
 
 # What a transfer needs beside the files lies in the door's own folder: all others can be taken from it at the start.
 DOOR = "door"
 FOLDERS = ("in", "work", "return", "log", DOOR)
 GONE = ".gone"
 CONTROL = "control"
+_ASIDE = ".deleting-"
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,10 @@ class JobFolder:
         record = dataclasses.replace(record, state=state, since=now, history=tuple(history), **changes)
         files.write_json(self.folder, "job.json", record)
         return record
+
+    def note(self, reason: str) -> None:
+        """Say why the job waits; its state and the time of that stay (under the job's lock)."""
+        files.write_json(self.folder, "job.json", dataclasses.replace(self.read(), reason=reason))
 
     def sub(self, name: str) -> int:
         """One of the job's folders, open; the caller closes it."""
@@ -161,14 +168,27 @@ def read_jobs(root: int, work_root: str) -> Iterator[Tuple[JobFolder, JobRecord]
                 folder.close()
 
 
-def delete_job(root: int, work_root: str, job: str) -> None:
-    """Leave a tombstone, then remove the folder (by descriptor: nothing outside it can be reached)."""
+def delete_job(root: int, job: str) -> None:
+    """Leave a tombstone, set the folder aside by one rename, remove it; `finish_deletions` goes on after a kill."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(GONE, files.PRIVATE_FOLDER, dir_fd=root)
     with contextlib.suppress(FileExistsError):
         os.close(os.open(f"{GONE}/{job}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, files.PRIVATE_FILE, dir_fd=root))
     os.fsync(root)
-    _remove(files.path_below(root, "", work_root).rstrip("/"), job)
+    reach("delete.buried")
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(job, _ASIDE + job, src_dir_fd=root, dst_dir_fd=root)
+    reach("delete.aside")
+    remove_tree(root, _ASIDE + job)
+
+
+def finish_deletions(root: int) -> None:
+    """Go on with deletions that a kill interrupted; what cannot be removed now stays for the next time."""
+    for name in os.listdir(root):
+        job = name[len(_ASIDE) :] if name.startswith(_ASIDE) else name
+        if is_job_id(job) and (job != name or is_gone(root, job)):
+            with contextlib.suppress(OSError):
+                delete_job(root, job)
 
 
 def _remove(work_root: str, name: str) -> None:

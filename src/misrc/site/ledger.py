@@ -8,11 +8,12 @@ from __future__ import annotations
 import errno
 import os
 import time
-from typing import Any, BinaryIO, Iterator, Mapping, Optional, Sequence
+from typing import Any, BinaryIO, Callable, Iterator, Mapping, Optional, Sequence, TypeVar
 
 from ..job.faults import reach
 from ..job.ledger import GENESIS, MAX_LINE_BYTES, Checkpoint, hash_line, parse_record, render_record
 from ..wire.refusals import Denied, Refusal
+from .contract import Contract, is_frozen
 from .files import locked, open_folder, opened
 from .kernel import boot_id
 
@@ -20,13 +21,19 @@ FILE = "ledger.jsonl"
 RESERVE = "ledger.reserve"
 RESERVE_BYTES = 256 << 10
 
+T = TypeVar("T")
+
 
 class Ledger:
-    """The append-only file in `folder`; every append is on disk before it returns."""
+    """The append-only file in `folder`; every append is on disk before it returns.
+
+    With a `contract` a record is added only where that allows what the record stands for.
+    """
 
     def __init__(self, folder: str, **actor: Any) -> None:
-        self._folder = folder
+        self.folder = folder
         self._actor = actor
+        self.contract: Optional[Contract] = None
         self.checkpoint: Optional[Checkpoint] = None
 
     def append(self, event: str, essential: bool = False, **fields: Any) -> Checkpoint:
@@ -35,25 +42,61 @@ class Ledger:
 
     def append_all(self, event: str, records: Sequence[Mapping[str, Any]], essential: bool = False) -> Checkpoint:
         """Add several records of one event: one write, one sync."""
+        return self._append_locked(event, records, essential, None)
+
+    def switch(self, event: str, effect: Callable[[int], None], **fields: Any) -> Checkpoint:
+        """Add one record and then do `effect` in the ledger's folder, both under one lock; may use the reserve."""
+        return self._append_locked(event, [fields], True, effect)
+
+    def is_frozen(self) -> bool:
+        """Whether the site takes and starts no jobs now."""
+        return is_frozen(self.folder)
+
+    def allows(self, event: str, **fields: Any) -> bool:
+        """Whether the contract would let this record in now; adds nothing."""
+        try:
+            with opened(open_folder(self.folder)) as folder, locked(folder, "ledger.lock"), _open(folder) as file:
+                self._check(folder, file, event, [fields])
+        except (Denied, OSError, ValueError):
+            return False
+        return True
+
+    def _append_locked(
+        self,
+        event: str,
+        records: Sequence[Mapping[str, Any]],
+        essential: bool,
+        effect: Optional[Callable[[int], None]],
+    ) -> Checkpoint:
         reach(f"ledger.{event}.before")
         try:
-            with opened(open_folder(self._folder)) as folder, locked(folder, "ledger.lock"):
-                try:
-                    self.checkpoint = self._append(folder, event, records)
-                except OSError as error:
-                    if not essential or error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                        raise
-                    os.truncate(f"{self._folder}/{RESERVE}", 0)
-                    self.checkpoint = self._append(folder, event, records)
+            with opened(open_folder(self.folder)) as folder, locked(folder, "ledger.lock"):
+                self.checkpoint = self._with_reserve(essential, lambda: self._append(folder, event, records))
+                reach(f"ledger.{event}.written")
+                if effect is not None:
+                    self._with_reserve(essential, lambda: effect(folder))
         except (OSError, ValueError) as error:
             raise Denied(Refusal.LEDGER, f"ledger: {error}") from None
         reach(f"ledger.{event}.after")
         return self.checkpoint
 
+    def _with_reserve(self, essential: bool, action: Callable[[], T]) -> T:
+        try:
+            return action()
+        except OSError as error:
+            if not essential or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            os.truncate(f"{self.folder}/{RESERVE}", 0)
+            return action()
+
+    def _check(self, folder: int, file: Any, event: str, records: Sequence[Mapping[str, Any]]) -> None:
+        if self.contract is not None:
+            self.contract.check(folder, file.fileno(), event, records)
+
     def _append(self, folder: int, event: str, records: Sequence[Mapping[str, Any]]) -> Checkpoint:
-        flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(FILE, flags, dir_fd=folder), "r+b", buffering=0) as file:
+        with _open(folder) as file:
             checkpoint = _mend_tail(file, folder)
+            self._check(folder, file, event, records)
             text = b""
             for fields in records:
                 line, checkpoint = render_record(checkpoint, {**self._actor, **_now(), **fields, "event": event})
@@ -67,6 +110,11 @@ class Ledger:
                 os.ftruncate(file.fileno(), size)
                 raise
             return checkpoint
+
+
+def _open(folder: int) -> Any:
+    flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    return open(os.open(FILE, flags, dir_fd=folder), "r+b", buffering=0)
 
 
 def _now() -> "dict[str, Any]":

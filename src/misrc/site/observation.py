@@ -64,10 +64,16 @@ class Watch:
         if self._stdout is None or time.monotonic() < self._next:
             return
         progress = read_progress(self._job)
-        if (record.state, progress) != self._told:
-            self._told = (record.state, progress)
+        if (record.state, record.reason, progress) != self._told:
+            self._told = (record.state, record.reason, progress)
             self._next = time.monotonic() + 1.0
-            line = Reply(event="progress", state=record.state, since=record.since, progress=progress)
+            line = Reply(
+                event="progress",
+                state=record.state,
+                reason=record.reason or None,
+                since=record.since,
+                progress=progress,
+            )
             self._stdout.write(render_reply(line))
             self._stdout.flush()
 

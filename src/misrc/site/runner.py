@@ -7,15 +7,13 @@ from it but verb and job id.
 
 from __future__ import annotations
 
-import os
 from typing import Any, Dict, List
 
-from ..job.codec import encode
 from ..job.faults import reach
-from ..job.manifest import Manifest
+from ..job.manifest import Manifest, total_bytes
 from ..job.policy import Policy, ProgramRule
 from ..job.states import JobState, Outcome
-from . import jobs, keeper, supervisor
+from . import keeper, supervisor, sweep
 from .jobs import JobFolder
 from .ledger import Ledger
 from .observation import Watch
@@ -69,10 +67,9 @@ class Runner:
             if state is not JobState.CLOSED:
                 job.advance(*way(state, JobState.CLOSED))
 
-    def delete(self, job: JobFolder) -> None:
-        """Nothing of the job stays but its id."""
-        self.ledger.append("delete", essential=True, job=job.job)
-        jobs.delete_job(self.root, self.policy.work_root, job.job)
+    def after_close(self, job: JobFolder) -> None:
+        """What `close` brings about once it is answered."""
+        sweep.after_close(job, self.policy, self.ledger)
 
     def leave(self, job: JobFolder, manifest: Manifest) -> None:
         """Before a byte leaves: record every file's name, size and sha256."""
@@ -83,12 +80,16 @@ class Runner:
 
 def list_leaving(job: str, manifest: Manifest) -> List[Dict[str, Any]]:
     """The ledger's records of what leaves, each of bounded size."""
-    records, start, size = [], 0, 0
+    records: List[Dict[str, Any]] = []
+    start, size = 0, 0
     for end, entry in enumerate(manifest, 1):
         size += len(entry.name.encode("utf-8")) * 2 + 128
         if size > _RECORD_BYTES or end == len(manifest):
-            records.append({"job": job, "files": [encode(listed) for listed in manifest[start:end]]})
+            records.append({"job": job, "files": [dict(vars(entry)) for entry in manifest[start:end]]})
             start, size = end, 0
+    if records:
+        # Said once, whatever the number of records: the day's amount counts it.
+        records[0]["out"] = total_bytes(manifest)
     return records
 
 
@@ -96,8 +97,3 @@ def way(old: JobState, new: JobState) -> List[JobState]:
     """The plain way from one state to a later one, without the states that only some jobs pass."""
     states: List[JobState] = [state for state in JobState if state is not JobState.HELD]
     return states[states.index(old) + 1 : states.index(new) + 1]
-
-
-def is_host_install(policy: Policy) -> bool:
-    """Whether a root-owned service does the work, and this process is not that service."""
-    return policy.install == "root" and os.geteuid() != 0

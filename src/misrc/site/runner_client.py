@@ -56,14 +56,25 @@ def _read_line(link: socket.socket) -> bytes:
 class RemoteLedger(Ledger):
     """The ledger as a door sees it: it can add what it was asked, and read or change nothing."""
 
+    _frozen = False
+
     def append_all(self, event: str, records: Sequence[Mapping[str, Any]], essential: bool = False) -> Checkpoint:
         """Have records of the door's own kinds added."""
         for fields in records:
             claimed = {**self._actor, **fields}
             answer = ask({"do": "record", "event": event, "essential": essential, "fields": claimed})
             self.checkpoint = Checkpoint(int(answer["seq"]), str(answer["hash"]))
+            self._frozen = bool(answer.get("frozen"))
         assert self.checkpoint is not None
         return self.checkpoint
+
+    def is_frozen(self) -> bool:
+        """What the service said with its last answer."""
+        return self._frozen
+
+    def allows(self, event: str, **fields: Any) -> bool:
+        """Whether the service would record this now."""
+        return bool(ask({"do": "allows", "event": event, "fields": fields}).get("allows"))
 
 
 class ServiceRunner(Runner):
@@ -94,9 +105,10 @@ class ServiceRunner(Runner):
         """MInt has what it needs."""
         ask({"do": "close", "job": job.job})
 
-    def delete(self, job: JobFolder) -> None:
-        """Nothing of the job stays but its id."""
-        ask({"do": "delete", "job": job.job})
+    def after_close(self, job: JobFolder) -> None:
+        """The service deletes at once where the site keeps nothing; a timer sees to the rest."""
+        if self.policy.keep_days == 0:
+            ask({"do": "delete", "job": job.job})
 
     def leave(self, job: JobFolder, manifest: Manifest) -> None:
         """The service records what it attested, whatever the door read, and opens the results to the door."""

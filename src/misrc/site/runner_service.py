@@ -23,6 +23,7 @@ from ..job.states import JobState
 from ..job.units import GUARD, SUPERVISOR
 from ..wire.refusals import Denied, Refusal
 from . import accounts, files, jobs
+from .contract import Contract
 from .home import Home, open_work_root, read_policy, read_site
 from .jobs import JobFolder
 from .ledger import Ledger
@@ -173,6 +174,11 @@ class Service:
         what = request.get("do")
         if what == "record":
             return self._record(request)
+        if what == "allows":
+            fields = request.get("fields")
+            if not isinstance(fields, dict) or request.get("event") != "leave" or set(fields) - {"job", "out"}:
+                raise Denied(Refusal.GRAMMAR, "a door may not ask that")
+            return {"allows": self._ledger().allows("leave", **fields)}
         job = request.get("job")
         if not isinstance(job, str) or not is_job_id(job):
             raise Denied(Refusal.GRAMMAR, "the runner was asked for no job")
@@ -185,7 +191,7 @@ class Service:
                 folder.close()
 
     def _act(self, what: object, job: JobFolder, policy: Policy, root: int) -> Dict[str, Any]:
-        ledger = Ledger(self._home.state, site=self._site, key="-", peer="runner")
+        ledger = self._ledger(site=self._site, key="-", peer="runner")
         runner = HostRunner(policy, root, ledger, Releaser(self._site, policy, self._home.key, ledger))
         if what == "run":
             runner.run(job)
@@ -198,7 +204,7 @@ class Service:
         elif what == "delete":
             if policy.keep_days or job.read().state is not JobState.CLOSED:
                 raise Denied(Refusal.STATE, "the job stays")
-            runner.delete(job)
+            runner.after_close(job)
         else:
             raise Denied(Refusal.GRAMMAR, "the runner has no such verb")
         return {"done": what}
@@ -207,9 +213,14 @@ class Service:
         event, fields = request.get("event"), request.get("fields")
         if event not in _DOOR_EVENTS or not isinstance(fields, dict) or _OWN_FIELDS & set(fields):
             raise Denied(Refusal.LEDGER, "a door may not record that")
-        ledger = Ledger(self._home.state)
+        ledger = self._ledger()
         checkpoint = ledger.append(str(event), bool(request.get("essential")), **{**fields, "site": self._site})
-        return {"seq": checkpoint.seq, "hash": checkpoint.hash}
+        return {"seq": checkpoint.seq, "hash": checkpoint.hash, "frozen": ledger.is_frozen()}
+
+    def _ledger(self, **actor: str) -> Ledger:
+        ledger = Ledger(self._home.state, **actor)
+        ledger.contract = Contract(read_policy(self._home))
+        return ledger
 
 
 def _read_request(link: socket.socket) -> Mapping[str, Any]:

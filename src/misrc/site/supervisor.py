@@ -10,25 +10,27 @@ old one gone) therefore knows whether it may start, must adopt, or can only say 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import signal
 import time
-from typing import Iterator, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 from ..job.arguments import ArgumentRefused, argument_words, fill_arguments
 from ..job.faults import reach
 from ..job.policy import Policy, ProgramRule
 from ..job.states import JobState, Outcome
+from ..wire.reasons import STOPPED_FROZEN
 from ..wire.refusals import Denied, Refusal
-from . import files, keeper, kernel, program, release, workspace
-from .jobs import CONTROL, JobFolder, read_jobs
+from . import contract, files, keeper, kernel, program, release, workspace
+from .jobs import CONTROL, JobFolder
 from .ledger import Ledger
+from .turn import HeldBack, Turn
 
 LOCK = "supervisor.lock"
 KEEPER_LOCK = "keeper.lock"
 CANCEL = "cancel"
+STOPPED = "cancel.frozen"
 STOPPING = "stopping"
 GRACE_SECONDS = 5.0
 ADOPTED_POLL = 0.5
@@ -74,26 +76,29 @@ def spawn(job: JobFolder, policy: Policy, ledger: Ledger, release_to: release.Re
 
 def alive(job: JobFolder) -> bool:
     """Whether a supervisor looks after the job. Several may look at once: that takes the lock only as shared."""
-    return _is_locked(job.folder, LOCK)
+    return files.is_locked(job.folder, LOCK)
 
 
-def _is_locked(folder: int, name: str) -> bool:
-    try:
-        descriptor = os.open(name, files.READ, dir_fd=folder)
-    except FileNotFoundError:
-        return False
-    with files.opened(descriptor):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+def _competes(job: JobFolder) -> bool:
+    return not files.exists(job.folder, CANCEL) and alive(job)
 
 
 def request_cancel(job: JobFolder) -> None:
     """Note the wish durably, then wake the supervisor."""
     if not files.exists(job.folder, CANCEL):
         files.write_record(job.folder, CANCEL, b"")
+    wake(job)
+
+
+def request_stop(job: JobFolder) -> None:
+    """The site itself ends the job: as `request_cancel`, and the job's end says who it was."""
+    if not files.exists(job.folder, STOPPED):
+        files.write_record(job.folder, STOPPED, b"")
+    request_cancel(job)
+
+
+def wake(job: JobFolder) -> None:
+    """Let the job's supervisor look around now."""
     with contextlib.suppress(OSError):
         with files.opened(os.open(CONTROL, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=job.folder)) as pipe:
             os.write(pipe, b"!")
@@ -134,6 +139,7 @@ class Supervisor:
         self.streams: Tuple[int, int] = (-1, -1)
         self.keeper_pid = 0
         self.deadline = float("inf")
+        self.turn = Turn(job, policy, ledger.folder, self._check_cancel, self._sleep, _competes)
         self.control = os.open(CONTROL, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=job.folder)
 
     def run(self) -> None:
@@ -146,7 +152,7 @@ class Supervisor:
             outcome, reason = release.judge(end, self.rule)
         except Cancelled:
             self._stop_everything(b"cancelled")
-            end, outcome, reason = keeper.read_end(self.job.folder), Outcome.CANCELLED, "cancelled by MInt"
+            end, outcome, reason = keeper.read_end(self.job.folder), Outcome.CANCELLED, self._say_who_stopped()
         except Overdue:
             self._stop_everything(b"overdue")
             end, outcome, reason = None, Outcome.FAILED, "the program ran longer than the site allows"
@@ -175,57 +181,15 @@ class Supervisor:
             return end
         if files.exists(folder, self.started) or self._keeper_alive():
             return self._adopt()
-        with self._take_slot():
-            return self._start()
+        return self._start_in_turn()
 
     # -- a fresh start ------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _take_slot(self) -> Iterator[None]:
-        """Wait for a place among the site's running jobs, oldest job first."""
-        with files.opened(self._slots()) as slots:
-            pause = 0.05
-            while True:
-                self._check_cancel()
-                slot = self._free_slot(slots)
-                if slot is not None and self._is_next(1 + self._count_free(slots)):
-                    break
-                if slot is not None:
-                    os.close(slot)
-                self._sleep(pause)
-                pause = min(pause * 1.5, 2.0)
-        with files.opened(slot):
-            yield
-
-    def _slots(self) -> int:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(".slots", files.PRIVATE_FOLDER, dir_fd=self.job.root)
-        return files.open_folder(".slots", self.job.root)
-
-    def _free_slot(self, slots: int) -> Optional[int]:
-        for number in range(self.policy.limits.jobs):
-            slot = files.try_lock(slots, str(number))
-            if slot is not None:
-                return slot
-        return None
-
-    def _count_free(self, slots: int) -> int:
-        return sum(not _is_locked(slots, str(number)) for number in range(self.policy.limits.jobs))
-
-    def _is_next(self, free: int) -> bool:
-        """Whether fewer than `free` older jobs wait; one that nobody looks after now does not hold up the others."""
-        own = self.job.read()
-        if own.state is not JobState.QUEUED:
-            return True
-        older = [
-            record.job
-            for folder, record in read_jobs(self.job.root, self.policy.work_root)
-            if record.state is JobState.QUEUED
-            and (record.since, record.job) < (own.since, own.job)
-            and not files.exists(folder.folder, CANCEL)
-            and alive(folder)
-        ]
-        return len(older) < free
+    def _start_in_turn(self) -> Optional[keeper.ProgramEnd]:
+        """Start when the site lets jobs start and there is a place."""
+        while True:
+            with self.turn.take(), contextlib.suppress(HeldBack):
+                return self._start()
 
     def _start(self) -> Optional[keeper.ProgramEnd]:
         if self.spec.program not in self.policy.programs:
@@ -237,12 +201,15 @@ class Supervisor:
             raise Denied(Refusal.ARGUMENT, str(error)) from None
         self._prepare()
         self._check_cancel()
-        self.ledger.append("run", job=self.job.job, program=self.spec.program, sha256=digest, arguments=words)
+        self._record_run(digest, words)
         with self.job.lock():
             if self.job.read().state is JobState.QUEUED:
-                self.job.advance(JobState.RUNNING, started=time.time(), program=digest)
+                self.job.advance(JobState.RUNNING, started=time.time(), program=digest, reason="")
+        # Frozen between the record and the line above: `freeze --stop` may have seen this job as waiting.
+        self._check_stop()
+        self._check_cancel()
         reach("supervisor.running")
-        self.deadline = _boottime() + self.policy.limits.hours * 3600
+        self.deadline = _boottime() + self.policy.limits.run_seconds
         return self._launch(words)
 
     def _prepare(self) -> None:
@@ -263,6 +230,16 @@ class Supervisor:
         # It is reaped: its number may soon be another process's.
         self.keeper_pid = 0
         return keeper.read_end(self.job.folder) or self._take_over_from_keeper()
+
+    def _record_run(self, digest: str, words: List[str]) -> None:
+        """The ledger has the last word on whether the site is frozen."""
+        self.turn.check_opening()
+        try:
+            self.ledger.append("run", job=self.job.job, program=self.spec.program, sha256=digest, arguments=words)
+        except Denied as denied:
+            if denied.refusal is Refusal.FROZEN:
+                raise HeldBack from None
+            raise
 
     def _keep(self, words: List[str], streams: Tuple[int, int], ends: Tuple[int, int]) -> None:
         """The keeper's whole life, in its own process."""
@@ -330,7 +307,7 @@ class Supervisor:
     # -- adoption -----------------------------------------------------------------------------------------------
 
     def _keeper_alive(self) -> bool:
-        return _is_locked(self.job.folder, KEEPER_LOCK)
+        return files.is_locked(self.job.folder, KEEPER_LOCK)
 
     def _find_keeper(self) -> int:
         """The keeper of an earlier supervisor: all below it is the job's, whatever its environment says."""
@@ -343,7 +320,7 @@ class Supervisor:
         pid, started, boot = program.parse_marker(files.read_record(self.job.folder, self.started))
         if not pid or boot != kernel.boot_id() or kernel.start_time(pid) != started:
             return False
-        self.deadline = started / os.sysconf("SC_CLK_TCK") + self.policy.limits.hours * 3600
+        self.deadline = started / os.sysconf("SC_CLK_TCK") + self.policy.limits.run_seconds
         return True
 
     def _adopt(self) -> Optional[keeper.ProgramEnd]:
@@ -358,14 +335,12 @@ class Supervisor:
         self.keeper_pid = 0
         end = keeper.read_end(self.job.folder)
         if end is None and not files.exists(self.job.folder, self.started):
-            with self._take_slot():
-                return self._start()
+            return self._start_in_turn()
         if end is None and self.rule.restartable:
             self._stop_everything()
             self.ledger.append("restart", job=self.job.job)
             os.unlink(self.started, dir_fd=self.job.folder)
-            with self._take_slot():
-                return self._start()
+            return self._start_in_turn()
         if end is None:
             raise Vanished
         return end
@@ -384,15 +359,28 @@ class Supervisor:
             if done:
                 break
             self._check_bounds()
-            poller.poll(60_000 if watched >= 0 else 500)
+            left = max(0.0, self.deadline - _boottime()) + 0.01
+            poller.poll(1000 * min(left, 60.0 if watched >= 0 else 0.5))
             self._drain_control()
         if watched >= 0:
             os.close(watched)
 
     def _check_bounds(self) -> None:
+        self._check_stop()
         self._check_cancel()
         if _boottime() > self.deadline:
             raise Overdue
+
+    def _check_stop(self) -> None:
+        """The site ends what runs. Its mark is enough: on a full disk the job's own note of it may not be possible."""
+        if contract.is_stopping(self.ledger.folder):
+            with contextlib.suppress(OSError):
+                request_stop(self.job)
+            raise Cancelled
+
+    def _say_who_stopped(self) -> str:
+        stopped = files.exists(self.job.folder, STOPPED) or contract.is_stopping(self.ledger.folder)
+        return STOPPED_FROZEN if stopped else "cancelled by MInt"
 
     def _check_cancel(self) -> None:
         if files.exists(self.job.folder, CANCEL):

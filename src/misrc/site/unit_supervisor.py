@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Optional
 
 from ..job.codec import CodecError, dump_json, parse_json
 from ..job.units import GUARD, RUN_FOLDER, unit_of
-from ..wire.refusals import Refusal
+from ..wire.refusals import Denied, Refusal
 from . import accounts, files, keeper, kernel, program, workspace
 from .runner_service import systemctl
 from .supervisor import CANCEL, Overdue, Supervisor, Vanished
@@ -34,7 +34,8 @@ class UnitSupervisor(Supervisor):
 
     def _launch(self, words: List[str]) -> Optional[keeper.ProgramEnd]:
         self._describe(words)
-        systemctl("reset-failed", self._unit) if self._state()["ActiveState"] == "failed" else None
+        if self._state()["ActiveState"] == "failed":
+            systemctl("reset-failed", self._unit)
         systemctl("start", "--no-block", self._unit)
         return self._await_unit()
 
@@ -131,13 +132,13 @@ class UnitSupervisor(Supervisor):
 
     def _adopt(self) -> Optional[keeper.ProgramEnd]:
         """The unit outlives its supervisor; after a reboot there is only the marker left."""
-        self.ledger.append("adopt", essential=True, job=self.job.job)
+        with contextlib.suppress(Denied):
+            self.ledger.append("adopt", essential=True, job=self.job.job)
         end = self._await_unit()
         if end is None and self.rule.restartable and not files.exists(self.job.folder, CANCEL):
             self.ledger.append("restart", job=self.job.job)
             os.unlink(self.started, dir_fd=self.job.folder)
-            with self._take_slot():
-                return self._start()
+            return self._start_in_turn()
         if end is None:
             raise Vanished
         return end

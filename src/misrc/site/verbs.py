@@ -90,6 +90,7 @@ class Session:
                     files=limits.files,
                     free_bytes=self._free(),
                     clock=time.time(),
+                    frozen=self.ledger.is_frozen(),
                 )
             )
         )
@@ -248,8 +249,9 @@ class Session:
         if job.read().state not in (JobState.ENDED, JobState.RETRIEVED):
             raise Denied(Refusal.STATE, "there is nothing to fetch in this state")
         manifest = self._manifest(job)
-        self._record(command)
+        # First, since it may be refused: the day's amount may be used up.
         self.runner.leave(job, manifest)
+        self._record(command)
         self._exit(transfer.serve(job, "return", 0, 1 << 62))
 
     def _exit(self, status: int) -> None:
@@ -289,24 +291,46 @@ class Session:
         self._answer(reply, sections)
 
     def _report(self, job: JobFolder, record: JobRecord, offset: int) -> Tuple[Reply, Dict[str, bytes]]:
-        sections: Dict[str, bytes] = {}
-        log, next_offset = read_log(job, self.policy.programs.get(job.spec().program), record, offset)
-        if log:
-            sections["log"] = log
-        if record.state is JobState.ENDED:
-            for name, file in (("receipt", RECEIPT), ("signature", SIGNATURE), ("manifest", MANIFEST)):
-                data = files.read_record(job.folder, file, MAX_DOCUMENT_BYTES)
-                if data is not None:
-                    sections[name] = data
-            sections.update(self._small_results(job))
-        return self._status(job, offset=next_offset), sections
+        if record.state is not JobState.ENDED:
+            return self._report_log(job, record, offset, {})
+        results = self._small_results(job) if self._may_leave(job) else None
+        if results is None:
+            # What happened may be known; the log and the results wait for another day, and `get` says why.
+            return self._status(job), self._documents(job)
+        return self._report_log(job, record, offset, {**self._documents(job), **results})
 
-    def _small_results(self, job: JobFolder) -> Dict[str, bytes]:
-        """All results, where they are few and small: they need no transfer of their own."""
+    def _report_log(
+        self, job: JobFolder, record: JobRecord, offset: int, rest: Dict[str, bytes]
+    ) -> Tuple[Reply, Dict[str, bytes]]:
+        log, next_offset = read_log(job, self.policy.programs.get(job.spec().program), record, offset)
+        return self._status(job, offset=next_offset), {**({"log": log} if log else {}), **rest}
+
+    def _documents(self, job: JobFolder) -> Dict[str, bytes]:
+        found = {}
+        for name, file in (("receipt", RECEIPT), ("signature", SIGNATURE), ("manifest", MANIFEST)):
+            data = files.read_record(job.folder, file, MAX_DOCUMENT_BYTES)
+            if data is not None:
+                found[name] = data
+        return found
+
+    def _may_leave(self, job: JobFolder) -> bool:
+        """Whether what the job made still fits into what may leave today."""
+        if self.policy.limits.bytes_out_per_day is None:
+            return True
+        return self.ledger.allows("leave", job=job.job, out=total_bytes(self._manifest(job)))
+
+    def _small_results(self, job: JobFolder) -> Optional[Dict[str, bytes]]:
+        """All results, where they are few and small: they need no transfer of their own. None: none may leave today."""
         manifest = self._manifest(job)
         if total_bytes(manifest) > MAX_INLINE_BYTES or len(manifest) > 64:
             return {}
-        self.runner.leave(job, manifest)
+        try:
+            self.runner.leave(job, manifest)
+        except Denied as denied:
+            if denied.refusal is not Refusal.BYTES_OUT:
+                raise
+            # Another job's results took the rest of the day's amount just now.
+            return None
         found = {}
         with files.opened(job.sub("return")) as folder:
             for entry in manifest:
@@ -331,8 +355,7 @@ class Session:
         if record.state is not JobState.CLOSED:
             self.runner.close(job)
         self._answer(self._status(job))
-        if self.policy.keep_days == 0:
-            self.runner.delete(job)
+        self.runner.after_close(job)
 
     # -- shared -------------------------------------------------------------------------------------------------
 

@@ -51,6 +51,7 @@ class Hello:
     files: int
     free_bytes: int
     clock: float
+    frozen: bool = False
 
 
 @dataclass(frozen=True)
