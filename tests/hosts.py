@@ -72,11 +72,16 @@ class Pair:
 
     place: Path
     release: str
-    site: Host = field(default_factory=lambda: Host(f"{PREFIX}-gate-site"))
-    mint: Host = field(default_factory=lambda: Host(f"{PREFIX}-gate-mint"))
-    network: str = f"{PREFIX}-gate-net"
+    label: str = "gate"
+    # A site with all rights in its container: without them systemd cannot give a job a view of its own.
+    privileged: bool = False
     stranger: str = ""
     policy: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.site = Host(f"{PREFIX}-{self.label}-site")
+        self.mint = Host(f"{PREFIX}-{self.label}-mint")
+        self.network = f"{PREFIX}-{self.label}-net"
 
     # -- making and removing ------------------------------------------------------------------------------------
 
@@ -88,7 +93,8 @@ class Pair:
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.place / name)], check=True)
         own = os.environ.get("MISRC_OWN_RELEASE", "bookworm")
         shown = ["-v", f"{BIN.parent}:{BIN.parent}:ro"]
-        for host, release, words in ((self.site, self.release, []), (self.mint, own, shown)):
+        site_words = ["--privileged"] if self.privileged else []
+        for host, release, words in ((self.site, self.release, site_words), (self.mint, own, shown)):
             # Namespaces of units inside need it; what is tried here is sshd and the gate, not the container.
             rights = ["--privileged"] if host is self.site else ["--cap-add", "NET_ADMIN", "--device", "/dev/net/tun"]
             common = ["--systemd=always", "--network", self.network]
@@ -108,6 +114,11 @@ class Pair:
         known = f"{self.site.address} {self.host_key()}\n"
         self.mint.write("/root/known_hosts", known)
         (self.place / "known_hosts").write_text(known)
+
+    def restart_site(self) -> None:
+        """Reboot the site at the same address."""
+        podman("restart", "-t", "5", self.site.name)
+        eventually(self.site.is_up, 60, "the host's start")
 
     def remove(self) -> None:
         """Nothing of ours is left, also of an earlier run that was killed."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hosts import BIN, IMAGE, PREFIX, Host, Pair, pair, podman, policy_of, run_job, tree_of, why_not
+from hosts import BIN, IMAGE, Pair, pair, podman, policy_of, run_job, tree_of, why_not
 
 from misrc.job.sshd import DROP_IN
 
@@ -114,8 +114,7 @@ def test_debian_11_is_refused_with_the_reason_and_stays_as_it_is(tmp_path: Path)
     """Its rsync is too old: the play says so, and what can be done, before it changes anything."""
     if subprocess.run(["podman", "image", "exists", f"{IMAGE}:bullseye"], check=False).returncode:
         pytest.skip("needs the image of bullseye: tools/host_tests.sh")
-    names = (Host(f"{PREFIX}-old-site"), Host(f"{PREFIX}-old-mint"))
-    old = Pair(tmp_path, "bullseye", *names, network=f"{PREFIX}-old-net")
+    old = Pair(tmp_path, "bullseye", label="old")
     try:
         old.make()
         old.policy = policy_of(old)
