@@ -6,98 +6,30 @@ The roles make the site; nothing about it is set by hand. tools/host_tests.sh ru
 from __future__ import annotations
 
 import contextlib
-import getpass
 import json
-import os
-import shutil
 import subprocess
 import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
-import yaml
 from conftest import eventually
-from hosts import BIN, IMAGE, Pair, podman
+from hosts import BIN, Pair, pair, podman, run_job, why_not
 
-from misrc.job.sshd import DROP_IN
-
-RELEASE = os.environ.get("MISRC_RELEASE", "bookworm")
 KEYS = "/etc/ssh/misrc/authorized_keys.d/misrc"
 PROBE = "/etc/ssh/sshd_config.d/90-premise.conf"
 # A legal client is served again within this time after a flood; docs/operations.md lets MInt try for longer.
 RECOVERY_SECONDS = 60
 
 
-def why_not() -> str:
-    """Why these tests cannot run here, or nothing."""
-    if getpass.getuser() != "root":
-        return "needs root for containers with systemd: tools/host_tests.sh"
-    if shutil.which("podman") is None:
-        return "needs podman: tools/host_tests.sh"
-    known = subprocess.run(["podman", "image", "exists", f"{IMAGE}:{RELEASE}"], check=False)
-    return "" if known.returncode == 0 else f"needs the image {IMAGE}:{RELEASE}: tools/host_tests.sh"
-
-
 pytestmark = pytest.mark.skipif(why_not() != "", reason=why_not() or "-")
+__all__ = ["pair"]
 
 
 @pytest.fixture(scope="session", autouse=True)
 def unprivileged() -> None:
     """Takes the place of the rule that tests run as an ordinary user: these make hosts of their own."""
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """A site that the three roles made from a policy, and MInt's host."""
-    place = tmp_path_factory.mktemp("pair")
-    made = Pair(place, RELEASE)
-    made.make()
-    make_programs(made)
-    made.policy = {
-        "install": "root",
-        "work_root": "/var/lib/misrc/jobs",
-        "job_keys": [
-            {
-                "key": " ".join((place / "job.pub").read_text().split()[:2]),
-                "from": [f"{made.mint.address}/32"],
-                "until": "2099-12-31",
-            }
-        ],
-        "programs": {
-            "noop": {"path": "/opt/programs/noop", "returns": ["**"], "logs": "full"},
-            "sleep": {"path": "/opt/programs/sleep", "returns": ["**"], "logs": "full"},
-        },
-    }
-    done = made.provision(site_programs_trees=[tree_of(made)])
-    assert done.returncode == 0, done.stdout + done.stderr
-    try:
-        yield made
-    finally:
-        if not os.environ.get("MISRC_KEEP_HOSTS"):
-            made.remove()
-
-
-def make_programs(pair: Pair) -> None:
-    """A bare repository at the site with two commits; the second one is never pinned."""
-    script = """set -e
-export GIT_AUTHOR_NAME=t GIT_AUTHOR_EMAIL=t@example GIT_COMMITTER_NAME=t GIT_COMMITTER_EMAIL=t@example
-mkdir -p /srv/tree && cd /srv/tree && git init -q
-printf '#!/bin/sh\\nid -un; echo done >out.dat\\n' >noop; printf '#!/bin/sh\\nexec sleep 600\\n' >sleep
-chmod 755 noop sleep
-git add . && git commit -q -m one && git rev-parse HEAD >/srv/commit
-echo evil >noop && git commit -q -a -m two && git clone -q --bare . /srv/programs.git"""
-    pair.site.sh(script)
-
-
-def tree_of(pair: Pair) -> dict[str, str]:
-    return {
-        "dest": "/opt/programs",
-        "repository": "/srv/programs.git",
-        "commit": pair.site.sh("cat /srv/commit").strip(),
-    }
 
 
 @contextlib.contextmanager
@@ -109,36 +41,6 @@ def untouched(pair: Pair, *reasons: str) -> Iterator[None]:
     records = pair.ledger()[size:]
     assert [(record["event"], record.get("reason")) for record in records] == [("refuse", reason) for reason in reasons]
     pair.works()
-
-
-def declare(pair: Pair) -> str:
-    """MInt's declaration of the site, on MInt's host; its inventory folder."""
-    programs = {"noop": {"outputs": {"out.dat": "required"}}, "sleep": {"outputs": {"out.dat": "optional"}}}
-    site = {
-        "id": "deployed",
-        "method": "ssh",
-        "address": pair.site.address,
-        "user": "misrc",
-        "host_keys": [pair.host_key()],
-        "retry": {"count": 20, "interval": 1},
-        "programs": programs,
-    }
-    pair.mint.sh("mkdir -p /root/inventory/host_vars")
-    text = yaml.safe_dump({"misrc_identity": "/root/job", "misrc_site": site})
-    pair.mint.write("/root/inventory/host_vars/deployed.yml", text)
-    return "/root/inventory"
-
-
-def run_job(pair: Pair) -> str:
-    """A whole `misrc run` from MInt's host: the word that the program wrote into its log."""
-    results = f"/root/results-{uuid.uuid4()}"
-    words = ["run", "deployed", "noop", "--results", results, "--new"]
-    variables = ["env", f"MISRC_INVENTORY={declare(pair)}", "MISRC_LANG=en", "HOME=/root", "PATH=/usr/bin:/bin"]
-    pair.mint.sh(f"mkdir {results}")
-    done = pair.mint.run(*variables, str(BIN / "misrc"), *words, check=False, timeout=180)
-    assert done.returncode == 0, done
-    assert pair.mint.sh(f"cat {results}/out.dat") == "done\n"
-    return pair.mint.sh(f"cat {results}/remote_program_exec.log").strip()
 
 
 @contextlib.contextmanager
@@ -234,7 +136,7 @@ def test_g84_no_tunnel_device(pair: Pair) -> None:
         assert "tun" in attempt("admin", "root", "ls /sys/class/net")
         eventually(lambda: "tun" not in pair.site.sh("ls /sys/class/net"), 20, "the premise's end")
         said = attempt("job", "misrc", "hello")
-        assert "prohibited" in said and "tun" not in pair.site.sh("ls /sys/class/net"), said
+        assert "Tunnel forwarding failed" in said and "tun" not in pair.site.sh("ls /sys/class/net"), said
     finally:
         pair.mint.sh("rm -f /root/admin")
         pair.site.sh(f"rm -f {PROBE}")
@@ -332,7 +234,10 @@ def test_g95_no_certificate_opens_the_gate(pair: Pair) -> None:
 
 
 def test_g96_the_account_can_plant_nothing_and_planted_files_do_nothing(pair: Pair) -> None:
-    """The home cannot be written by the account, and what root puts there for the test is not consulted."""
+    """The home cannot be written by the account, and what root puts there for the test changes nothing for the gate.
+
+    PAM of Debian 12 does read `~/.pam_environment`: the gate's Python takes no notice of variables (`-I`).
+    """
     names = [".ssh", ".bashrc", ".profile", ".pam_environment", ".ssh2"]
     for name in names:
         done = pair.site.run(
@@ -352,15 +257,17 @@ def test_g96_the_account_can_plant_nothing_and_planted_files_do_nothing(pair: Pa
     script = f"""set -e; cd /var/lib/misrc/home; mkdir .ssh
 echo '{other}' | tee .ssh/authorized_keys >.ssh/authorized_keys2
 for f in .ssh/rc .bashrc .profile; do echo 'echo ran >/tmp/planted-ran' >$f; done
+mkdir /tmp/planted; echo 'open("/tmp/planted-ran", "w")' >/tmp/planted/json.py
 echo 'PYTHONPATH=/tmp/planted' | tee .ssh/environment >.pam_environment; chown -R misrc: .; chmod 700 .ssh"""
     pair.site.sh(script)
     try:
         assert pair.ssh("hello", key="other").returncode == 255
-        with waiting_gate(pair) as environment:
-            assert "PYTHONPATH" not in environment
+        pair.works()
         assert pair.site.run("test", "-e", "/tmp/planted-ran", check=False).returncode == 1
     finally:
-        pair.site.sh("cd /var/lib/misrc/home && rm -rf .ssh .bashrc .profile .pam_environment && chown root: .")
+        pair.site.sh(
+            "cd /var/lib/misrc/home && rm -rf .ssh .bashrc .profile .pam_environment /tmp/planted && chown root: ."
+        )
     pair.works()
 
 
@@ -420,66 +327,3 @@ def test_ssh_audit_finds_nothing_to_fail(pair: Pair) -> None:
         if item.get("notes", {}).get("fail")
     ]
     assert failed == [] and len(report["kex"]) >= 4, failed
-
-
-def test_e08_a_configuration_that_is_read_before_ours_stops_the_role(pair: Pair) -> None:
-    """A block that is read earlier and opens forwarding is named, with its keyword; without it the role is content."""
-    earlier = "/etc/ssh/sshd_config.d/05-careless.conf"
-    pair.site.write(earlier, "Match Address 192.0.2.0/24\n  AllowTcpForwarding yes\n", "644")
-    try:
-        done = pair.provision("--tags", "all", site_programs_trees=[tree_of(pair)])
-        assert done.returncode != 0 and "allowtcpforwarding" in done.stdout, done.stdout
-    finally:
-        pair.site.sh(f"rm -f {earlier}; systemctl reload ssh")
-    pair.works()
-
-
-def test_a_second_converge_changes_nothing_and_a_drift_is_repaired(pair: Pair) -> None:
-    """By state: files, units and accounts are the same to the modification time. A drift is foretold and mended."""
-    before = pair.scene()
-    done = pair.provision(site_programs_trees=[tree_of(pair)])
-    assert "changed=0 " in done.stdout and done.returncode == 0, done.stdout
-    assert pair.scene() == before
-    pair.site.sh(
-        f"sed -i s/PermitTunnel.no/PermitTunnel\\ yes/ {DROP_IN}; echo '# x' >>{KEYS}; echo >>/opt/programs/noop"
-    )
-    pair.site.sh("touch /opt/programs/planted; sed -i s/daily/weekly/ /etc/systemd/system/misrc-sweep.timer")
-    drifted = pair.scene()
-    told = pair.provision("--check", site_programs_trees=[tree_of(pair)])
-    assert told.returncode == 0 and "changed=0 " not in told.stdout, told.stdout
-    assert pair.scene() == drifted
-    done = pair.provision(site_programs_trees=[tree_of(pair)])
-    assert done.returncode == 0, done.stdout
-    assert forget_times(pair.scene()) == forget_times(before)
-    assert run_job(pair) == "misrc-job"
-
-
-def forget_times(scene: str) -> list[str]:
-    """Without times and without git's own files, which a checkout writes anew."""
-    lines = [line.split() for line in scene.splitlines()]
-    return [" ".join([*words[:5]]) for words in lines if "/.git/" not in words[0]]
-
-
-def test_a_branch_is_no_pin(pair: Pair) -> None:
-    """A tree that names a branch is refused, and the one that is there stays."""
-    before = pair.scene()
-    done = pair.provision(site_programs_trees=[{**tree_of(pair), "commit": "main"}])
-    assert done.returncode != 0 and "full commit id" in done.stdout
-    assert pair.scene() == before
-
-
-def test_retiring_takes_keys_first_and_hands_the_ledger_over(pair: Pair) -> None:
-    """After `absent` nobody logs in, accounts, units and files are gone, and the ledger lies where root keeps it."""
-    records = len(pair.ledger())
-    gone = {"site_account_state": "absent", "site_gate_state": "absent", "site_programs_state": "absent"}
-    done = pair.provision(site_programs_trees=[tree_of(pair)], **gone)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert pair.ssh("hello").returncode == 255
-    assert pair.site.sh("getent passwd misrc misrc-job || true") == ""
-    left = pair.site.sh("find /etc /usr/libexec /var/lib/misrc /opt -name '*misrc*' -not -path '/etc/ssh/ssh_host*'")
-    assert left.split() in ([], ["/var/lib/misrc"]), left
-    folder = Path("/var/lib/misrc-retired/deployed")
-    assert len(pair.site.sh(f"cat {folder}/ledger.jsonl").splitlines()) == records
-    assert json.loads(pair.site.sh(f"cat {folder}/retired.json"))["chain_holds"] is True
-    again = pair.provision(site_programs_trees=[tree_of(pair)], **gone)
-    assert again.returncode == 0 and "changed=0 " in again.stdout, again.stdout

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import eventually
-from hosts import BIN, Pair
-from test_gate_host import RELEASE, why_not
+from hosts import BIN, RELEASE, Pair, why_not
 
 pytestmark = pytest.mark.skipif(why_not() != "", reason=why_not() or "-")
 
@@ -79,7 +78,7 @@ def unprivileged() -> None:
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """A site made by the roles, with programs that misbehave, and MInt's host."""
     place = tmp_path_factory.mktemp("units")
-    made = Pair(place, RELEASE, label="units", privileged=True)
+    made = Pair(place, RELEASE, label="units")
     made.make()
     try:
         made.policy = _policy(made)

@@ -15,13 +15,13 @@ make_environment scenarios
 own=$(. /etc/os-release && echo "$VERSION_CODENAME")
 releases=${MISRC_RELEASES:-bookworm}
 # shellcheck disable=SC2086 # the releases are words
-"$MISRC_ROOT/tools/images.sh" "$own" $releases
+"$MISRC_ROOT/tools/images.sh" "$own" $releases bullseye
 
 CONTAINERS_CONF=$("$MISRC_ROOT/tools/images.sh" --settings)
 MISRC_OWN_RELEASE=$own
 export CONTAINERS_CONF MISRC_OWN_RELEASE
 cd "$MISRC_ROOT"
-files=(tests/test_gate_host.py tests/test_job_units.py)
+files=(tests/test_gate_host.py tests/test_site_host.py tests/test_job_units.py)
 for release in $releases; do
   say "A deployed site on Debian $release"
   MISRC_RELEASE=$release "$MISRC_VENV/bin/python" -m pytest -q "${@:-${files[@]}}"
