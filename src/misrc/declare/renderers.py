@@ -13,6 +13,8 @@ from ..job.authorized_keys import render_line
 from ..job.codec import encode
 from ..job.interface import Interface
 from ..job.policy import JobKey, Policy
+from ..job.sshd import CODE, DROP_IN, Gatehouse, forced_command, render_drop_in
+from ..job.units import GATE_ACCOUNT, render_units
 from .ssh import render_config, render_known_hosts
 
 # `misrc` makes a private folder of this form for each connection, and removes it afterwards.
@@ -92,7 +94,32 @@ def render_policy_file(subject: Subject) -> Iterator[File]:
     for key in plain["job_keys"]:
         key["from"] = key.pop("from_")
     text = json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
-    yield File("site", f"{subject.account_home}/.config/misrc/policy.json", "0600", text)
+    if subject.policy.install == "root":
+        yield File("site", "/etc/misrc/policy.json", "0640", text)
+    else:
+        yield File("site", f"{subject.account_home}/.config/misrc/policy.json", "0600", text)
+
+
+def render_host_sshd(subject: Subject) -> Iterator[File]:
+    """A root install's drop-in for sshd and its key file; the drop-in as OpenSSH 9.2 takes it, newer ones add a line."""
+    policy, site = subject.policy, subject.site
+    if policy is None or policy.install != "root":
+        return
+    sources = tuple(dict.fromkeys(source for key in policy.job_keys for source in key.from_))
+    house = Gatehouse(site.id, GATE_ACCOUNT, (9, 2), sources if all(key.from_ for key in policy.job_keys) else ())
+    yield File("site", DROP_IN, "0644", render_drop_in(house))
+    lines = [
+        render_line(forced_command(site.id, f"key-{number}"), key.key, f"key-{number}", key.from_, key.until) + "\n"
+        for number, key in enumerate(policy.job_keys, 1)
+    ]
+    yield File("site", house.keys_file, "0644", "".join(lines))
+
+
+def render_host_units(subject: Subject) -> Iterator[File]:
+    """A root install's systemd units: what a job may do stands in them."""
+    if subject.policy is not None and subject.policy.install == "root":
+        for name, text in sorted(render_units(subject.policy, CODE).items()):
+            yield File("site", f"/etc/systemd/system/{name}", "0644", text)
 
 
 RENDERERS: tuple[Renderer, ...] = (
@@ -100,6 +127,8 @@ RENDERERS: tuple[Renderer, ...] = (
     render_mint_known_hosts,
     render_authorized_keys,
     render_policy_file,
+    render_host_sshd,
+    render_host_units,
 )
 
 
