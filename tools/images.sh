@@ -2,6 +2,7 @@
 # tools/images.sh [RELEASE…]     build the Debian images of the test hosts (default: bookworm), where they are not there yet
 # tools/images.sh --settings     print the file for CONTAINERS_CONF with which containers run on this machine
 # tools/images.sh --why-not      say why containers cannot run here, and exit with 1; nothing and 0 where they can
+# tools/images.sh --try          the same, by building one image and starting a host from it
 #
 # The images are misrc-test-debian:RELEASE: Debian with systemd, sshd and Python, made of Debian's packages; no registry
 # is asked. Each carries a hash of what went in, and is kept until that changes.
@@ -95,9 +96,30 @@ build() {
   rm -rf "$folder"
 }
 
+# Whether a host with systemd really starts here; says why not, on its last line.
+try_out() {
+  local name="misrc-try-$$" state=
+  CONTAINERS_CONF=$(settings)
+  export CONTAINERS_CONF
+  # shellcheck disable=SC2064 # the name now, not then
+  trap "podman rm -f -t 0 '$name' >/dev/null 2>&1" EXIT
+  podman run -d --name "$name" --privileged --systemd=always "localhost/$NAME:$1" /sbin/init >/dev/null || return 1
+  for _ in $(seq 120); do
+    state=$(podman exec "$name" systemctl is-system-running 2>/dev/null || :)
+    case $state in running | degraded) return 0 ;; esac
+    sleep 0.5
+  done
+  echo "systemd does not start in a container here (${state:-no answer})"
+  return 1
+}
+
 case ${1:-bookworm} in
   --settings) settings ;;
   --why-not) why_not ;;
+  --try)
+    build bookworm
+    try_out bookworm
+    ;;
   *)
     reason=$(why_not) || fail "$reason"
     for release in "${@:-bookworm}"; do build "$release"; done

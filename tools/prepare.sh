@@ -46,15 +46,17 @@ warn_loudly() {
   printf '\033[1;31m\n  NOT TESTED: %s\n\033[0m\n' "$*" >&2
 }
 
-# The scenarios need root and containers. A machine that has not both is told so, before and after the other tests.
+# The tests on real hosts, as root. Where hosts cannot be made they are left out, and that is said loudly.
 run_scenarios() {
   [ -z "${MISRC_STEPPED_DOWN:-}" ] || return 0
-  local reason
+  local reason releases=bookworm
+  [ "${1:-}" != --all ] || releases="bookworm trixie"
   [ "$(id -u)" != 0 ] || install_container_packages
-  if reason=$("$MISRC_ROOT/tools/images.sh" --why-not); then
+  if reason=$("$MISRC_ROOT/tools/images.sh" --why-not) && reason=$("$MISRC_ROOT/tools/images.sh" --try 2>&1); then
     "$MISRC_ROOT/tools/scenarios.sh" "$@" || fail "a scenario failed"
+    MISRC_RELEASES=$releases "$MISRC_ROOT/tools/host_tests.sh" || fail "a test on a deployed site failed"
   else
-    export MISRC_LEFT_OUT="the scenarios on real hosts (molecule/) were left out: $reason"
+    export MISRC_LEFT_OUT="the tests on real hosts (molecule/, tools/host_tests.sh) were left out: ${reason##*$'\n'}"
     warn_loudly "$MISRC_LEFT_OUT"
   fi
 }

@@ -101,7 +101,7 @@ def render_policy_file(subject: Subject) -> Iterator[File]:
 
 
 def render_host_sshd(subject: Subject) -> Iterator[File]:
-    """A root install's drop-in for sshd and its key file; the drop-in as OpenSSH 9.2 takes it, newer ones add a line."""
+    """A root install's drop-in for sshd and its key file; the drop-in as OpenSSH 9.2 takes it; newer add a line."""
     policy, site = subject.policy, subject.site
     if policy is None or policy.install != "root":
         return
