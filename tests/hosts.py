@@ -165,7 +165,7 @@ class Pair:
 
     def scene(self) -> str:
         """What a refusal must leave as it is."""
-        return "".join(sorted(self.site.sh(_SCENE).splitlines(keepends=True)))
+        return "".join(sorted(self.site.sh(_SCENE, check=False).splitlines(keepends=True)))
 
     # -- MInt and whoever pretends to be ------------------------------------------------------------------------
 

@@ -107,7 +107,7 @@ def test_a_site_installs_itself_without_root(pair: Pair) -> None:
     words = "-F none -i /root/job -o IdentitiesOnly=yes -o BatchMode=yes -o StrictHostKeyChecking=accept-new"
     said = pair.mint.sh(f"ssh {words} alice@127.0.0.1 hello")
     assert json.loads(said)["hello"]["site"] == "own"
-    assert "runs as the account" in provision_here(pair, "root").stdout
+    assert "runs as the ordinary account" in provision_here(pair, "root").stdout
 
 
 def test_debian_11_is_refused_with_the_reason_and_stays_as_it_is(tmp_path: Path) -> None:
