@@ -65,10 +65,10 @@ def read_policy(home: Home) -> Policy:
     """The policy, or Denied(CONFIG): a site whose own rules cannot be trusted serves nobody."""
     try:
         with opened(open_folder(home.config)) as folder:
-            _require_private(os.fstat(folder), "the configuration folder")
+            _require_private(os.fstat(folder), "the configuration folder", home.of_host)
             descriptor = open_regular(folder, "policy.json", single=True)
         with open(descriptor, "rb") as file:
-            _require_private(os.fstat(descriptor), "the policy")
+            _require_private(os.fstat(descriptor), "the policy", home.of_host)
             return parse_policy(file.read((1 << 20) + 1))
     except (OSError, CodecError, ValueError) as error:
         raise Denied(Refusal.CONFIG, f"{home.policy}: {error}") from None
@@ -87,14 +87,14 @@ def open_work_root(policy: Policy) -> int:
     """The work root as an open folder, or Denied(CONFIG) where it is not this account's own private folder."""
     try:
         folder = open_folder(policy.work_root)
-        _require_private(os.fstat(folder), "the work root")
+        _require_private(os.fstat(folder), "the work root", policy.install == "root")
         return folder
     except (OSError, ValueError) as error:
         raise Denied(Refusal.CONFIG, f"{policy.work_root} (work_root): {error}") from None
 
 
-def _require_private(status: os.stat_result, what: str) -> None:
-    if not may_own(status.st_uid):
+def _require_private(status: os.stat_result, what: str, of_host: bool) -> None:
+    if not (may_own(status.st_uid) if of_host else status.st_uid == os.getuid()):
         raise ValueError(f"{what} belongs to another account")
     if stat.S_IMODE(status.st_mode) & 0o022:
         raise ValueError(f"{what} can be written by others")
