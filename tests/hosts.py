@@ -87,6 +87,8 @@ class Pair:
         """Both hosts up, with the administrator's key at the site and two addresses at MInt's."""
         self.remove()
         podman("network", "create", self.network)
+        subnet = json.loads(podman("network", "inspect", self.network).stdout)[0]["subnets"][0]["subnet"]
+        base = subnet.rpartition(".")[0]
         for name in ("admin", "job", "other", "authority"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.place / name)], check=True)
         own = os.environ.get("MISRC_OWN_RELEASE", "bookworm")
@@ -94,7 +96,9 @@ class Pair:
         for host, release, words in ((self.site, self.release, []), (self.mint, own, shown)):
             # Namespaces of units inside need it; what is tried here is sshd and the gate, not the container.
             rights = ["--privileged"] if host is self.site else ["--cap-add", "NET_ADMIN", "--device", "/dev/net/tun"]
-            common = ["--systemd=always", "--network", self.network]
+            # A host that reboots comes back at its own address.
+            place = f"{base}.{10 if host is self.site else 11}"
+            common = ["--systemd=always", "--network", self.network, "--ip", place]
             podman("run", "-d", "--name", host.name, *common, *rights, *words, f"{IMAGE}:{release}", "/sbin/init")
         for host in (self.site, self.mint):
             inspected = json.loads(podman("inspect", host.name).stdout)[0]

@@ -223,7 +223,8 @@ def _start(pair: Pair, program: str) -> "subprocess.Popen[str]":
     argv = ["podman", "exec", pair.mint.name, *_misrc(pair, "run", "deployed", program, "--results", folder, "--new")]
     extra = ["--in", "tries.txt=/root/tries.txt"] if program == "again" else []
     run = subprocess.Popen([*argv, *extra], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    eventually(lambda: "sleep 777" in _job_processes(pair), 60, "the program")
+    path = f"/opt/programs/{program}"
+    eventually(lambda: path in _job_processes(pair), 60, "the program")
     return run
 
 
@@ -238,7 +239,8 @@ def test_cancel_leaves_no_process(pair: Pair) -> None:
     run = _start(pair, "block")
     done = pair.mint.run(*_misrc(pair, "cancel", _job_id(pair)), check=False)
     assert done.returncode == 0, done
-    assert run.wait(timeout=60) == 6
+    said = run.communicate(timeout=60)
+    assert run.returncode == 6, said
     _works(pair)
 
 
@@ -257,17 +259,19 @@ def test_a_killed_supervisor_adopts_its_job(pair: Pair) -> None:
 
 def test_a_reboot_loses_a_job_or_starts_it_again_as_declared(pair: Pair) -> None:
     """After a reboot MInt hears `lost` (exit 5), or the end of a second run where the policy says `restartable`."""
+    before = len([r for r in pair.ledger() if r["event"] in ("run", "restart", "end")])
     lost = _start(pair, "block")
     again = _start(pair, "again")
     address = pair.site.address
     pair.restart_site()
     assert pair.site.address == address
     pair.site.sh("touch /run/misrc-second; pkill -u misrc-job sleep || :")
-    assert lost.wait(timeout=120) == 5, lost.communicate()
+    told = lost.communicate(timeout=120)
+    assert lost.returncode == 5, told
     said = again.communicate(timeout=120)
     assert again.returncode in (0, 1), said
-    events = [r["event"] for r in pair.ledger() if r["event"] in ("run", "restart", "end")][-6:]
-    assert events.count("restart") == 1, events
+    seen = [(r["event"], r["job"], r.get("reason")) for r in pair.ledger() if r["event"] in ("run", "restart", "end")]
+    assert [event for event, _, _ in seen[before:]].count("restart") == 1, seen[before:]
     _works(pair)
 
 
