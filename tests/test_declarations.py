@@ -159,9 +159,25 @@ def test_every_renderer_is_in_the_list_and_the_policy_reads_back(tmp_path: Path)
     site = parse_site({"misrc_site": declaration()}, PATH)
     rules = load_policy(path)
     shown = {file.path.rpartition("/")[2]: file.text for file in render_all(Subject(site, "/k/id", policy=rules))}
-    assert set(shown) == {"config", "known_hosts", "authorized_keys", "policy.json"} and len(RENDERERS) == 4
+    assert set(shown) == {"config", "known_hosts", "authorized_keys", "policy.json"}
     assert parse_policy(shown["policy.json"].encode()) == rules
     assert 'from="192.0.2.0/24",expiry-time="20270430235959"' in shown["authorized_keys"]
+
+
+def test_a_root_install_is_shown_with_its_drop_in_its_keys_and_its_units(tmp_path: Path) -> None:
+    """With `install: root` every renderer of the list has something to show, and nothing lies in a home."""
+    path = tmp_path / "policy.yml"
+    rule = {"path": "/p", "returns": ["**"]}
+    entry = {"key": key(3), "from": ["192.0.2.0/24"], "until": "2027-04-30"}
+    policy = {"install": "root", "work_root": "/w", "job_keys": [entry], "programs": {"noop": rule}}
+    path.write_text(render_variables({"misrc_policy": policy}))
+    site = parse_site({"misrc_site": declaration()}, PATH)
+    shown = {file.path: file.text for file in render_all(Subject(site, "/k/id", policy=load_policy(path)))}
+    assert len(RENDERERS) == 6 and not any(place.startswith("/home") for place in shown)
+    assert parse_policy(shown["/etc/misrc/policy.json"].encode()) == load_policy(path)
+    assert "Match User misrc" in shown["/etc/ssh/sshd_config.d/10-misrc.conf"]
+    assert 'from="192.0.2.0/24"' in shown["/etc/ssh/misrc/authorized_keys.d/misrc"]
+    assert "PrivateNetwork=yes" in shown["/etc/systemd/system/misrc-strict@.service"]
 
 
 def test_fingerprints_are_those_of_openssh(tmp_path: Path) -> None:
