@@ -28,7 +28,7 @@ PYZ = "/usr/libexec/misrc/misrc-site.pyz"
 # All that a refusal must leave as it is: names, kinds, modes, owners, sizes, and the times of what is not a folder.
 _SCENE = (
     "find /etc /opt /root /home /srv /usr/libexec /var/lib/misrc /var/tmp /tmp -xdev "
-    r"-not -path '/var/lib/misrc/ledger/*' -not -path '/tmp/systemd-private-*' -not -path '*/.git/*' "
+    r"-not -path '/var/lib/misrc/ledger/*' -not -path '*/systemd-private-*' -not -path '*/.git/*' "
     r"\( -type d -printf '%p d %m %u %g\n' -o -printf '%p %y %m %u %g %s %T@ %l\n' \)"
 )
 
