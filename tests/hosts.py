@@ -220,16 +220,18 @@ def tree_of(pair: Pair) -> dict[str, str]:
     }
 
 
-def declare(pair: Pair) -> str:
+OUTPUTS = {"noop": {"outputs": {"out.dat": "required"}}, "sleep": {"outputs": {"out.dat": "optional"}}}
+
+
+def declare(pair: Pair, programs: dict[str, Any] = OUTPUTS) -> str:
     """MInt's declaration of the site, on MInt's host; its inventory folder."""
-    programs = {"noop": {"outputs": {"out.dat": "required"}}, "sleep": {"outputs": {"out.dat": "optional"}}}
     site = {
         "id": "deployed",
         "method": "ssh",
         "address": pair.site.address,
         "user": "misrc",
         "host_keys": [pair.host_key()],
-        "retry": {"count": 20, "interval": 1},
+        "retry": {"count": 60, "interval": 1},
         "programs": programs,
     }
     pair.mint.sh("mkdir -p /root/inventory/host_vars")

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from conftest import eventually
-from hosts import BIN, RELEASE, Pair, why_not
+from hosts import BIN, RELEASE, Pair, declare, why_not
 
 pytestmark = pytest.mark.skipif(why_not() != "", reason=why_not() or "-")
 
@@ -122,18 +121,7 @@ def _policy(pair: Pair) -> dict[str, Any]:
 
 def _declare(pair: Pair) -> None:
     programs = {name: {"inputs": {"*": "optional"}, "outputs": {"**": "optional"}} for name in pair.policy["programs"]}
-    site = {
-        "id": "deployed",
-        "method": "ssh",
-        "address": pair.site.address,
-        "user": "misrc",
-        "host_keys": [pair.host_key()],
-        "retry": {"count": 60, "interval": 1},
-        "programs": programs,
-    }
-    pair.mint.sh("mkdir -p /root/inventory/host_vars")
-    text = yaml.safe_dump({"misrc_identity": "/root/job", "misrc_site": site})
-    pair.mint.write("/root/inventory/host_vars/deployed.yml", text)
+    declare(pair, programs)
 
 
 def _misrc(pair: Pair, *words: str) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ..job import minimums
-from ..job.authorized_keys import render_line
+from ..job.authorized_keys import render_key_file
 from ..job.errors import BadRequest
 from ..job.policy import Policy, parse_policy
 from ..job.sshd import (
@@ -39,14 +39,10 @@ def policy_text(value: Any) -> str:
 
 def key_lines(value: Any, site: str) -> str:
     """The whole key file of a root install, one line for each key of the policy."""
-    lines = []
-    for number, key in enumerate(read_policy(value).job_keys, 1):
-        name = f"key-{number}"
-        try:
-            lines.append(render_line(forced_command(site, name), key.key, name, key.from_, key.until))
-        except ValueError as error:
-            raise BadRequest(f"misrc_policy: job_keys[{number - 1}]: {error}") from None
-    return "".join(line + "\n" for line in lines)
+    try:
+        return render_key_file(read_policy(value).job_keys, lambda name: forced_command(site, name))
+    except ValueError as error:
+        raise BadRequest(f"misrc_policy: {error}") from None
 
 
 def sources(value: Any) -> list[str]:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ..job.authorized_keys import render_line
+from ..job.authorized_keys import render_key_file
 from ..job.codec import encode
 from ..job.interface import Interface
 from ..job.policy import JobKey, Policy
@@ -77,13 +77,10 @@ def render_authorized_keys(subject: Subject) -> Iterator[File]:
     else:
         job_keys = tuple(JobKey(key) for key in (subject.public, subject.next_public) if key)
     home = subject.account_home
-    lines = []
-    for number, key in enumerate(job_keys, 1):
-        name = f"key-{number}"
-        command = f"/usr/bin/python3 -I -S {home}/.local/share/misrc/current gate {subject.site.id} {name}"
-        lines.append(render_line(command, key.key, name, key.from_, key.until))
-    if lines and (subject.policy is None or subject.policy.install == "user"):
-        yield File("site", f"{home}/.ssh/authorized_keys", "0600", "".join(line + "\n" for line in lines))
+    code = f"{home}/.local/share/misrc/current"
+    text = render_key_file(job_keys, lambda name: forced_command(subject.site.id, name, code))
+    if text and (subject.policy is None or subject.policy.install == "user"):
+        yield File("site", f"{home}/.ssh/authorized_keys", "0600", text)
 
 
 def render_policy_file(subject: Subject) -> Iterator[File]:
@@ -108,11 +105,8 @@ def render_host_sshd(subject: Subject) -> Iterator[File]:
     sources = tuple(dict.fromkeys(source for key in policy.job_keys for source in key.from_))
     house = Gatehouse(site.id, GATE_ACCOUNT, (9, 2), sources if all(key.from_ for key in policy.job_keys) else ())
     yield File("site", DROP_IN, "0644", render_drop_in(house))
-    lines = [
-        render_line(forced_command(site.id, f"key-{number}"), key.key, f"key-{number}", key.from_, key.until) + "\n"
-        for number, key in enumerate(policy.job_keys, 1)
-    ]
-    yield File("site", house.keys_file, "0644", "".join(lines))
+    text = render_key_file(policy.job_keys, lambda name: forced_command(site.id, name))
+    yield File("site", house.keys_file, "0644", text)
 
 
 def render_host_units(subject: Subject) -> Iterator[File]:

@@ -6,9 +6,12 @@ import base64
 import binascii
 import ipaddress
 import re
-from typing import Optional, Sequence
+from typing import TYPE_CHECKING, Callable, Optional, Sequence
 
 from .names import SITE_ID
+
+if TYPE_CHECKING:
+    from .policy import JobKey
 
 KEY_TYPE = "ssh-ed25519"
 _COMMAND = re.compile(r"[A-Za-z0-9._/ =-]+", re.ASCII)
@@ -45,3 +48,18 @@ def render_line(command: str, key: str, key_id: str, sources: Sequence[str] = ()
         options.append(f'expiry-time="{until.replace("-", "")}235959"')
     options.append(f'command="{command}"')
     return f"{','.join(options)} {parse_public_key(key)} misrc:{key_id}"
+
+
+def render_key_file(keys: Sequence[JobKey], command: Callable[[str], str]) -> str:
+    """All lines of a policy's job keys, numbered from 1; `command` is the forced command of a key id.
+
+    ValueError names the key that cannot be written.
+    """
+    lines = []
+    for number, key in enumerate(keys, 1):
+        name = f"key-{number}"
+        try:
+            lines.append(render_line(command(name), key.key, name, key.from_, key.until) + "\n")
+        except ValueError as error:
+            raise ValueError(f"job_keys[{number - 1}]: {error}") from None
+    return "".join(lines)

@@ -17,10 +17,11 @@ import subprocess
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Sequence
 
-from ..job.authorized_keys import render_line
+from ..job.authorized_keys import render_key_file
 from ..job.codec import CodecError, dump_json
 from ..job.names import SITE_ID
 from ..job.policy import Policy, parse_policy
+from ..job.sshd import KEYS_FOLDER, forced_command
 from ..job.units import GATE_ACCOUNT, JOB_ACCOUNT, render_units
 from ..wire.refusals import Denied
 from . import files
@@ -29,7 +30,7 @@ from .ledger import Ledger, create_ledger
 from .transfer import rsync_version
 
 UNITS = "/etc/systemd/system"
-KEYS = f"/etc/ssh/misrc/authorized_keys.d/{GATE_ACCOUNT}"
+KEYS = f"{KEYS_FOLDER}/{GATE_ACCOUNT}"
 PYTHON = "/usr/bin/python3"
 # Root's and empty: nothing that a login would read can ever lie in it. (One that is missing makes sshd say so to MInt.)
 EMPTY_HOME = "/var/lib/misrc/home"
@@ -138,14 +139,10 @@ class Host:
 
     def key_lines(self) -> bytes:
         """The gate account's authorized_keys."""
-        lines = []
-        for number, key in enumerate(self.policy.job_keys, 1):
-            command = f"{PYTHON} -I -S {SYSTEM_SHARE}/current gate {self.site} key-{number}"
-            try:
-                lines.append(render_line(command, key.key, f"key-{number}", key.from_, key.until) + "\n")
-            except ValueError as error:
-                raise HostError(f"job_keys[{number - 1}]: {error}") from None
-        return "".join(lines).encode("ascii")
+        try:
+            return render_key_file(self.policy.job_keys, lambda name: forced_command(self.site, name)).encode("ascii")
+        except ValueError as error:
+            raise HostError(str(error)) from None
 
     def things(self) -> List[Thing]:
         """Everything, in the order in which it is made."""

@@ -17,7 +17,7 @@ import zipfile
 from dataclasses import dataclass
 from typing import Dict, List, Optional
 
-from ..job.authorized_keys import render_line
+from ..job.authorized_keys import render_key_file
 from ..job.codec import CodecError, dump_json
 from ..job.names import SITE_ID
 from ..job.policy import Policy, parse_policy
@@ -78,15 +78,12 @@ class Installation:
 
     def key_lines(self) -> List[str]:
         """The lines for authorized_keys."""
-        lines = []
-        for number, key in enumerate(self.policy.job_keys, 1):
-            where = f" --prefix {self.prefix}" if self.prefix else ""
-            command = f"{sys.executable} -I -S {self.home.code}{where} gate {self.site} key-{number}"
-            try:
-                lines.append(render_line(command, key.key, f"key-{number}", key.from_, key.until))
-            except ValueError as error:
-                raise InstallError(f"job_keys[{number - 1}]: {error}") from None
-        return lines
+        where = f" --prefix {self.prefix}" if self.prefix else ""
+        gate = f"{sys.executable} -I -S {self.home.code}{where} gate {self.site}"
+        try:
+            return render_key_file(self.policy.job_keys, lambda name: f"{gate} {name}").splitlines()
+        except ValueError as error:
+            raise InstallError(str(error)) from None
 
     def key_file(self) -> bytes:
         """The key file as it shall be: our lines replace our earlier ones; lines of others stay as they are."""

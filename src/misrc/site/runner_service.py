@@ -117,12 +117,9 @@ def _open_results(job: JobFolder) -> None:
         with files.opened(files.open_regular(parent, name, single=True)) as descriptor:
             os.fchown(descriptor, 0, gate.gid)
             os.fchmod(descriptor, 0o640)
-        os.fchown(parent, 0, gate.gid)
-        os.fchmod(parent, 0o750)
 
     with files.opened(job.sub("return")) as folder:
-        os.fchown(folder, 0, gate.gid)
-        os.fchmod(folder, 0o750)
+        _open_folder(folder, gate.gid)
         files.walk_folders(folder, lambda inner: _open_folder(inner, gate.gid))
         files.walk(folder, open_one)
 
