@@ -6,7 +6,6 @@ import json
 import shlex
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hosts import BIN, RELEASE, Pair, why_not
@@ -20,10 +19,10 @@ def unprivileged() -> None:
     """Takes the place of the rule that tests run as an ordinary user: these make hosts of their own."""
 
 
-@pytest.fixture
-def bare(tmp_path: Path) -> Iterator[Pair]:
-    """Two hosts on which nothing of ours is installed."""
-    made = Pair(tmp_path, RELEASE, label="bare")
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Two hosts on which nothing of ours is installed; the tests of this file follow each other on them."""
+    made = Pair(tmp_path_factory.mktemp("bare"), RELEASE, label="bare")
     try:
         made.make()
         yield made
@@ -45,25 +44,40 @@ def test_four_commands_lead_from_two_bare_hosts_to_the_first_job(bare: Pair) -> 
     )
     type_at_mint(bare, f"{add} --address {bare.site.address} --from {bare.mint.address} --json")
     type_at_mint(bare, "misrc provision --inventory /etc/misrc/inventory -e mint_node_bundle=/root/bundle.tar")
-    key = bare.mint.sh("cat /etc/misrc/keys/univ-a.pub").split()[:2]
-    policy = {
-        "install": "root",
-        "work_root": "/var/lib/misrc/jobs",
-        "job_keys": [{"key": " ".join(key), "from": [f"{bare.mint.address}/32"], "until": "2099-12-31"}],
-        "programs": {"noop": {"path": "/opt/noop", "returns": ["out.dat"], "logs": "full"}},
-    }
-    bare.site.write("/root/policy.json", json.dumps(policy))
-    install = "python3 /root/misrc-site.pyz install --site univ-a --policy /root/policy.json --yes"
-    done = bare.site.run(*install.split())
-    assert "Installed." in done.stdout
-    ran = bare.mint.run(*account("misrc run univ-a noop --results /var/lib/misrc/mint/first"), timeout=180, check=False)
-    assert ran.returncode == 0, ran
-
+    install_at_site(bare, [{"key": key_at_mint(bare), "until": "2099-12-31"}])
+    run_at_mint(bare, "first")
     seconds = time.monotonic() - begin
-    assert bare.mint.sh("cat /var/lib/misrc/mint/first/out.dat") == "done\n"
-    assert bare.mint.sh("cat /var/lib/misrc/mint/first/remote_program_exec.log").strip() == "misrc-job"
     print(f"four commands, {seconds:.0f} s")
     assert seconds < MOST_SECONDS
+
+
+def test_the_playbooks_check_the_site_and_change_its_key(bare: Pair) -> None:
+    """`check` is content; after `rotate` both keys are valid, after its last step the old one is gone everywhere."""
+    play(bare, "check")
+    old = key_at_mint(bare)
+    play(bare, "rotate", "misrc_rotated=univ-a")
+    new = key_at_mint(bare, "univ-a.next.pub")
+    assert new != old
+    run_at_mint(bare, "with-the-old-key")
+    install_at_site(bare, [{"key": old, "until": "2099-12-31"}, {"key": new}])
+    run_at_mint(bare, "with-the-new-key")
+    play(bare, "rotate", "misrc_rotated=univ-a", "misrc_step=--finish")
+    assert key_at_mint(bare) == new and bare.mint.sh("ls /etc/misrc/keys").split() == ["univ-a", "univ-a.pub"]
+    install_at_site(bare, [{"key": new}])
+    assert old not in bare.site.sh("cat /etc/ssh/misrc/authorized_keys.d/misrc")
+    run_at_mint(bare, "after-the-change")
+    play(bare, "check")
+
+
+def test_check_says_no_where_the_site_is_open(bare: Pair) -> None:
+    """A forwarding that the site's sshd allows again fails the playbook, and its output names it."""
+    bare.site.sh(
+        "sed -i 's/AllowTcpForwarding no/AllowTcpForwarding yes/; s/DisableForwarding yes/DisableForwarding no/' "
+        "/etc/ssh/sshd_config.d/*misrc*.conf; sed -i 's/restrict,/restrict,port-forwarding,/' "
+        "/etc/ssh/misrc/authorized_keys.d/misrc; systemctl reload ssh"
+    )
+    done = play(bare, "check", status=2)
+    assert "FAIL" in done and "forward" in done, done
 
 
 def bring_the_toolkit(bare: Pair) -> None:
@@ -88,3 +102,44 @@ def account(line: str) -> list[str]:
     """The words with which the modules' own account types a command on the provisioned node."""
     own = ["setpriv", "--reuid", "misrc", "--regid", "misrc", "--init-groups", "env", "-i", "-C", "/var/lib/misrc/mint"]
     return [*own, "PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/var/lib/misrc/mint", *shlex.split(line)]
+
+
+def play(bare: Pair, name: str, *settings: str, status: int = 0) -> str:
+    """A playbook of the collection, run on MInt's node for itself; what it printed."""
+    node = {"ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3"}
+    hosts = {"mint_node": {"hosts": {"localhost": {**node, "mint_node_inventory": "/etc/misrc/inventory"}}}}
+    bare.mint.write("/root/hosts.yml", json.dumps(hosts))
+    collection = bare.mint.sh("ls -d /opt/misrc/venv/lib/python3*/site-packages/misrc/collection").strip()
+    tools = ["env", f"ANSIBLE_COLLECTIONS_PATH={collection}", "LANG=C.UTF-8", "HOME=/root"]
+    words = [word for setting in settings for word in ("-e", setting)]
+    play = ["/opt/misrc/venv/bin/ansible-playbook", "-i", "/root/hosts.yml", *words, f"misrc.remote.{name}"]
+    done = bare.mint.run(*tools, "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin", *play, check=False, timeout=300)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout
+
+
+def key_at_mint(bare: Pair, name: str = "univ-a.pub") -> str:
+    """A public job key of the node."""
+    return " ".join(bare.mint.sh(f"cat /etc/misrc/keys/{name}").split()[:2])
+
+
+def install_at_site(bare: Pair, keys: list[dict[str, str]]) -> None:
+    """The site's administrator writes the policy and types the one command."""
+    policy = {
+        "install": "root",
+        "work_root": "/var/lib/misrc/jobs",
+        "job_keys": [{**key, "from": [f"{bare.mint.address}/32"]} for key in keys],
+        "programs": {"noop": {"path": "/opt/noop", "returns": ["out.dat"], "logs": "full"}},
+    }
+    bare.site.write("/root/policy.json", json.dumps(policy))
+    install = "python3 /root/misrc-site.pyz install --site univ-a --policy /root/policy.json --yes"
+    assert "Installed." in bare.site.run(*install.split()).stdout
+
+
+def run_at_mint(bare: Pair, results: str) -> None:
+    """A whole job, typed by the modules' own account on the provisioned node."""
+    folder = f"/var/lib/misrc/mint/{results}"
+    done = bare.mint.run(*account(f"misrc run univ-a noop --new --results {folder}"), timeout=180, check=False)
+    assert done.returncode == 0, done
+    assert bare.mint.sh(f"cat {folder}/out.dat") == "done\n"
+    assert bare.mint.sh(f"cat {folder}/remote_program_exec.log").strip() == "misrc-job"
