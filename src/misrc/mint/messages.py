@@ -215,6 +215,17 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "the gate there belongs to another site id; ask {contact}",
         "接続先のゲートは別のサイトIDのものです。連絡先: {contact}",
     ),
+    "E16": (
+        "the site takes only jobs that MInt signed, and this one is not signed with a key that it knows; "
+        "declare 'signed: true' for the site and give {contact} the key that 'misrc signing-key show' prints",
+        "サイトは署名済みのジョブだけを受け付けますが、有効な署名がありません。サイト定義に 'signed: true' を書き、"
+        "'misrc signing-key show' の公開鍵を伝えてください。連絡先: {contact}",
+    ),
+    "E17": (
+        "the job was signed too long ago, or this machine's clock or the site's is wrong; make the same call again, "
+        "else ask {contact}",
+        "ジョブの署名が古すぎるか、時計が合っていません。同じコマンドを再実行してください。連絡先: {contact}",
+    ),
     "E20": (
         "the inputs are larger than the site allows; ask {contact}",
         "入力がサイトの上限サイズを超えています。連絡先: {contact}",

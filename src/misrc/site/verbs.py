@@ -35,6 +35,7 @@ from .jobs import JobFolder, JobRecord
 from .observation import Watch, read_log, read_progress
 from .release import MANIFEST, RECEIPT, SIGNATURE
 from .runner import Runner, way
+from .signatures import check_signature
 
 # Room that a site keeps for records and logs when it says how much is free.
 SPACE_MARGIN = 64 << 20
@@ -100,6 +101,7 @@ class Session:
         spec = request.spec
         job = self._existing(spec)
         if job is None:
+            check_signature(self.policy, spec, request.signature, only_asked=request.dry_run)
             self._check_spec(spec, request.inline)
             self._check_limits(spec)
             if request.dry_run:
@@ -107,7 +109,7 @@ class Session:
                 self._answer(Reply(free_bytes=self._free()))
                 return
             self._record(command, program=spec.program, files=spec.files, bytes=spec.bytes)
-            job = self._create(spec, inline)
+            job = self._create(request, inline)
         else:
             self._refuse_closed(job)
             self._check_names(self._rule(spec), request.inline or ())
@@ -153,7 +155,7 @@ class Session:
             if denied.refusal is Refusal.GONE:
                 raise
             return None
-        if job.spec() != spec:
+        if not job.spec().is_same_job(spec):
             raise Denied(Refusal.CONFLICT, "this job id was opened with another spec")
         return job
 
@@ -189,11 +191,11 @@ class Session:
         if sum(not record.state.final for record in records) >= limits.jobs + limits.waiting:
             raise Denied(Refusal.WAITING)
 
-    def _create(self, spec: JobSpec, inline: "List[Tuple[str, bytes]]") -> JobFolder:
+    def _create(self, request: OpenRequest, inline: "List[Tuple[str, bytes]]") -> JobFolder:
         try:
-            return jobs.create_job(self.root, self.policy.work_root, spec, inline)
+            return jobs.create_job(self.root, self.policy.work_root, request.spec, inline, request.signature)
         except OSError as error:
-            existing = self._existing(spec)
+            existing = self._existing(request.spec)
             if existing is None:
                 raise Denied(Refusal.SPACE, f"open: {error.strerror}") from None
             return existing
