@@ -20,6 +20,7 @@ from ..wire.grammar import Command, Verb, parse_command
 from ..wire.refusals import EXIT_INTERNAL, Denied, Refusal, render_denial
 from ..wire.replies import Reply, render_reply
 from .contract import Contract
+from .counter import Counter
 from .files import opened
 from .home import Home, open_work_root, read_policy
 from .identity import exposed_key
@@ -95,7 +96,7 @@ def _run(home: Home, site: str, policy: Policy, root: int, ledger: Ledger, comma
         from .runner_client import ServiceRunner
 
         runner = ServiceRunner(policy, ledger)
-    session = Session(site, policy, root, runner, sys.stdin.buffer, sys.stdout.buffer)
+    session = Session(Counter(site, policy, root, runner), sys.stdin.buffer, sys.stdout.buffer)
     session.run(command)
     return session.exit_status
 

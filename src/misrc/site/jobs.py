@@ -17,7 +17,7 @@ import dataclasses
 import os
 import time
 from dataclasses import dataclass
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any, Iterator, List, Optional, Set, Tuple
 
 from ..job.codec import decode, parse_json
 from ..job.faults import reach
@@ -176,6 +176,27 @@ def read_jobs(root: int, work_root: str) -> Iterator[Tuple[JobFolder, JobRecord]
             folder = JobFolder(root, work_root, job)
             try:
                 yield folder, folder.read()
+            finally:
+                folder.close()
+
+
+# Ids of jobs known to be over, which they never cease to be: a process that lives long need not read them again.
+_OVER: Set[str] = set()
+
+
+def read_unfinished(root: int, work_root: str) -> Iterator[Tuple[JobFolder, JobRecord]]:
+    """Every job that has not ended and can be read, with its record; the folder is open only inside the loop."""
+    for job in list_jobs(root):
+        if job in _OVER:
+            continue
+        with contextlib.suppress(OSError, ValueError, Denied):
+            folder = JobFolder(root, work_root, job)
+            try:
+                record = folder.read()
+                if record.state.final:
+                    _OVER.add(job)
+                else:
+                    yield folder, record
             finally:
                 folder.close()
 
