@@ -100,6 +100,9 @@ class ProgramRule:
     withhold: Tuple[str, ...] = described("what stays although `returns` names it", ())
     arguments: Mapping[str, ArgumentRule] = described("the words that the program gets, in this order; see below", dict)
     inputs: Tuple[str, ...] = described("which input names are taken", ("*",), '`["*"]`')
+    command: Optional[str] = described(
+        "the command line by which clients of the predecessor ask for this program", None
+    )
     requires: Tuple[str, ...] = described("files without which a run counts as failed", ())
     sha256: Optional[str] = described(
         "the program file's hash; it runs only if it matches. Helpers that it calls are not covered",

@@ -27,7 +27,7 @@ from ..job.manifest import (
 from ..job.names import NameSet, check_input_name
 from ..job.policy import Policy, ProgramRule
 from ..job.spec import MAX_INLINE_BYTES, JobSpec
-from ..job.states import JobState
+from ..job.states import JobState, Outcome
 from ..wire.refusals import Denied, Refusal
 from ..wire.replies import Hello
 from . import files, jobs, keeper, transfer, workspace
@@ -200,6 +200,12 @@ class Counter:
             _check_inputs(job, manifest)
             files.write_record(job.folder, workspace.INPUTS, document)
             job.advance(*way(job.read().state, JobState.QUEUED))
+
+    def refuse(self, job: JobFolder, refusal: Refusal) -> None:
+        """End a job that was opened and is not to start, so that it counts no longer among those that wait."""
+        with job.lock():
+            if job.read().state in (JobState.CREATED, JobState.STAGED):
+                job.advance(JobState.ENDED, outcome=Outcome.REFUSED, reason=refusal.value)
 
     # -- letting leave ------------------------------------------------------------------------------------------
 

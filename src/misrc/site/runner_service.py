@@ -58,7 +58,7 @@ def systemctl(*words: str) -> str:
 class HostRunner(Runner):
     """What the service does for the door, as root."""
 
-    def run(self, job: JobFolder) -> None:
+    def run(self, job: JobFolder, tie: int = -1) -> None:
         """Take the folder over and start the job's supervisor, which may run already."""
         admit(job, self.policy)
         systemctl("start", "--no-block", f"{SUPERVISOR}@{job.job}.service")

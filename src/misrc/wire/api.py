@@ -227,6 +227,9 @@ class Claim:
     signature: Optional[str] = None
     small: Optional[Mapping[str, str]] = None
 
+    def __post_init__(self) -> None:
+        _require_job(self.job)
+
 
 @dataclass(frozen=True)
 class Work:
