@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Mint, Site, make_mint, make_site, sha256
+from agents import agent_host
+from api_double import DoubleJob
+from conftest import Mint, Site, eventually, make_mint, make_site, sha256
 from oracle import Oracle
 
-from misrc.job.manifest import Entry, digest_manifest, make_manifest
+from misrc.job.manifest import Entry, digest_manifest, make_manifest, render_manifest
 from misrc.job.spec import NAMESPACE, JobSpec, OpenRequest, render_open, render_spec
 
 DAY = 86400
@@ -287,3 +289,34 @@ def test_a_stale_signature_is_made_anew_by_the_next_call(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert len(mint.starts()) == 1
     site.stop_sshd()
+
+
+# -- through an agent: the server in between can make no work -------------------------------------------------------
+
+
+def test_p21_an_agent_takes_only_what_mint_signed(tmp_path: Path) -> None:
+    """A server that makes work of its own, or changes MInt's, is refused and told why; what MInt signed runs."""
+    key, stranger = make_key(tmp_path / "mint"), make_key(tmp_path / "stranger")
+    with agent_host(tmp_path / "site-host", {"require_signature": [public(key)]}) as host:
+        host.start()
+
+        def ask(signer: Path | None, **late: Any) -> DoubleJob:
+            job = new()
+            lab = SignedSite(host.site, key, key, stranger)
+            spec = lab.spec(job, {"a.txt": b"in"})
+            text = render_spec(spec)
+            manifest = make_manifest([Entry("a.txt", 2, sha256(b"in"))])
+            shown = render_spec(dataclasses.replace(spec, **late)).decode()
+            signature = sign(signer, text) if signer else None
+            made = DoubleJob(job, shown, render_manifest(manifest).decode(), {"a.txt": b"in"}, signature=signature)
+            host.double.release(made)
+            ended = eventually(lambda: host.double.ended(job), what="the end")
+            assert isinstance(ended, DoubleJob)
+            return ended
+
+        for signer, late in ((None, {}), (stranger, {}), (key, {"arguments": {"words": "evil"}}), (key, {"files": 2})):
+            refused = ask(signer, **late)
+            assert refused.outcome == "refused" and refused.reason in ("E16", "E14"), (refused.outcome, refused.reason)
+        assert host.starts() == []
+        assert ask(key).outcome == "succeeded"
+        assert len(host.starts()) == 1

@@ -94,7 +94,7 @@ class Clerk:
     def _take(self, errand: Errand) -> None:
         assert errand.claim is not None
         spec, manifest, inline = self._read_claim(errand.claim)
-        job = self.counter.open(spec, manifest, inline)
+        job = self.counter.open(spec, manifest, inline, signature=errand.claim.signature)
         assert job is not None
         with contextlib.closing(job):
             reach("agent.opened")
