@@ -269,6 +269,7 @@ class Agent:
             # A burst of work must not keep the next question waiting.
             if not self._waits and time.monotonic() >= self._ask_at and not self._stopping:
                 self._ask()
+        self._ties.reap()
         self._forget()
 
     def _forget(self) -> None:

@@ -26,7 +26,21 @@ from .api_client import ApiRefusal, SiteClient
 from .channel import ChannelError
 from .counter import Counter
 from .courier import send_courier
-from .errand import LAST_LOOK, Errand, Note, Stage, Ties, backoff, drop_note, read_document, read_note, write_note
+from .errand import (
+    LAST_LOOK,
+    Errand,
+    Note,
+    Stage,
+    Ties,
+    backoff,
+    drop_note,
+    is_delivered,
+    list_records,
+    mark_delivered,
+    read_document,
+    read_note,
+    write_note,
+)
 from .jobs import JobFolder, JobRecord
 from .observation import read_log, read_progress
 
@@ -94,12 +108,14 @@ class Clerk:
     def _take(self, errand: Errand) -> None:
         assert errand.claim is not None
         spec, manifest, inline = self._read_claim(errand.claim)
-        job = self.counter.open(spec, manifest, inline)
+        note = Note(errand.job, errand.fence, self.server)
+        records = list_records(note, errand.claim.manifest.encode("utf-8"))
+        job = self.counter.open(spec, manifest, inline, beside=records)
         assert job is not None
         with contextlib.closing(job):
             reach("agent.opened")
-            note = Note(errand.job, errand.fence, self.server)
-            write_note(job, note, errand.claim.manifest.encode("utf-8"))
+            if read_note(job) != note:
+                write_note(job, note)
         reach("agent.noted")
         errand.claim, errand.stage = None, Stage.FETCH
         self._fetch(errand)
@@ -160,14 +176,15 @@ class Clerk:
         """See to it that a supervisor lives, and learn of its end at once where it is a child of ours."""
         errand.looked_after = time.monotonic()
         tie, end = os.pipe()
-        held = False
+        child = 0
         try:
-            held = self.counter.runner.revive(job, job.read().state, end)
+            child = self.counter.runner.revive(job, job.read().state, end)
         finally:
             os.close(end)
-            if held:
+            if child:
                 errand.tie = tie
                 self.ties.tie(tie, errand)
+                self.ties.children.add(child)
             else:
                 os.close(tie)
         reach("agent.started")
@@ -286,7 +303,7 @@ class Clerk:
 
     def _keep(self, errand: Errand, job: JobFolder, orders: Orders) -> None:
         self._untie(errand)
-        write_note(job, Note(errand.job, errand.fence, self.server, delivered=True))
+        mark_delivered(job)
         reach("agent.delivered")
         errand.stage, errand.record = Stage.KEPT, None
         errand.rest(3600)
@@ -346,7 +363,7 @@ class Clerk:
         errand.fence = fence
         if errand.stage is not Stage.TAKE:
             with self._job(errand) as job:
-                write_note(job, Note(errand.job, fence, self.server, errand.stage is Stage.KEPT))
+                write_note(job, Note(errand.job, fence, self.server))
 
     # -- couriers -----------------------------------------------------------------------------------------------
 
@@ -447,7 +464,7 @@ def adopt(job: JobFolder, record: JobRecord, server: str) -> Optional[Errand]:
         drop_note(job)
         return None
     if record.state.final:
-        stage = Stage.KEPT if note.delivered else Stage.DELIVER
+        stage = Stage.KEPT if is_delivered(job) else Stage.DELIVER
     else:
         stage = Stage.WATCH if record.state.started else Stage.FETCH
     errand = Errand(record.job, note.fence, stage)

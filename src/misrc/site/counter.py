@@ -83,10 +83,12 @@ class Counter:
         entries: Manifest = (),
         inline: "Tuple[Tuple[str, bytes], ...]" = (),
         dry_run: bool = False,
+        beside: "Tuple[Tuple[str, bytes], ...]" = (),
     ) -> Optional[JobFolder]:
         """The job's folder, made if it is not there yet; None after a dry run of a new job.
 
-        `entries` are the inputs as far as they are known by now, `inline` the bytes of those that came along.
+        `entries` are the inputs as far as they are known by now, `inline` the bytes of those that came along. A new
+        folder gets what the door keeps `beside` the files: paths in it, and their bytes.
         """
         if spec.site != self.site:
             raise Denied(Refusal.SITE, "the job spec is for another site")
@@ -102,7 +104,7 @@ class Counter:
             self.record("open", spec.job, dry_run=True)
             return None
         self.record("open", spec.job, program=spec.program, files=spec.files, bytes=spec.bytes)
-        return self._create(spec, inline)
+        return self._create(spec, inline, beside)
 
     def find(self, job: str) -> JobFolder:
         """The folder of a job that was opened; Denied(UNKNOWN_JOB) or Denied(GONE) where there is none."""
@@ -163,9 +165,11 @@ class Counter:
         limits = self.policy.limits
         return limits.jobs + limits.waiting - sum(1 for _ in jobs.read_unfinished(self.root, self.policy.work_root))
 
-    def _create(self, spec: JobSpec, inline: "Tuple[Tuple[str, bytes], ...]") -> JobFolder:
+    def _create(
+        self, spec: JobSpec, inline: "Tuple[Tuple[str, bytes], ...]", beside: "Tuple[Tuple[str, bytes], ...]"
+    ) -> JobFolder:
         try:
-            return jobs.create_job(self.root, self.policy.work_root, spec, list(inline))
+            return jobs.create_job(self.root, self.policy.work_root, spec, list(inline), beside)
         except OSError as error:
             existing = self._existing(spec)
             if existing is None:
@@ -194,7 +198,8 @@ class Counter:
             if transfer.transfer_running(job, "in"):
                 raise Denied(Refusal.BUSY, "a transfer is still running")
             _check_inputs(job, manifest)
-            files.write_record(job.folder, workspace.INPUTS, document)
+            if files.read_record(job.folder, workspace.INPUTS, MAX_DOCUMENT_BYTES) != document:
+                files.write_record(job.folder, workspace.INPUTS, document)
             job.advance(*way(job.read().state, JobState.QUEUED))
 
     def refuse(self, job: JobFolder, refusal: Refusal) -> None:
