@@ -149,6 +149,7 @@ class Api(Strict):
     url: Annotated[str, Field(description="https://HOST[:PORT], or http:// on this host alone.")]
     user: Annotated[str, Field(description="Whose jobs this site's agent takes.")]
     ca: Annotated[str | None, Field(description="A file with the CA that signed its certificate.")] = None
+    token_file: Annotated[str | None, Field(description="The token of that user; default `keys/SITE.token`.")] = None
 
     @field_validator("url")
     @classmethod
@@ -164,10 +165,10 @@ class Api(Strict):
     def _check_user(cls, value: str) -> str:
         return _match(API_USER, value, "the user's name")
 
-    @field_validator("ca")
+    @field_validator("ca", "token_file")
     @classmethod
-    def _check_ca(cls, value: str | None) -> str | None:
-        return value if value is None else _match(r"/[^\x00-\x1f]{1,1000}", value, "the path of the CA file")
+    def _check_path(cls, value: str | None) -> str | None:
+        return value if value is None else _match(r"/[^\x00-\x1f]{1,1000}", value, "the absolute path of the file")
 
 
 class RetryRule(Strict):
@@ -189,6 +190,7 @@ class Site(Strict):
     host_keys: Annotated[tuple[str, ...], Field(description="Pinned host keys; never learned on first use.")] = ()
     via: Annotated[Via, Field(description="Jump host or proxy.")] = Via()
     api: Annotated[Api | None, Field(description="MInt's API; a webapi site needs it.")] = None
+    signed: Annotated[bool, Field(description="Sign this site's jobs with MInt's signing key.")] = False
     retry: Annotated[RetryRule, Field(description="Retries per call.")] = RetryRule()
     give_up_after: Annotated[int | str, Field(description="How long an unreachable site may keep a job waiting.")] = (
         "72h"
@@ -288,5 +290,7 @@ class Site(Strict):
             api_url="" if self.api is None else self.api.url,
             api_user="" if self.api is None else self.api.user,
             api_ca=None if self.api is None else self.api.ca,
+            api_token=None if self.api is None else self.api.token_file,
+            signed=self.signed,
             legacy_ids=self.legacy_ids,
         )

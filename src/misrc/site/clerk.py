@@ -13,11 +13,11 @@ import os
 import time
 from typing import Callable, Dict, Iterator, Optional, Tuple, TypeVar
 
-from ..job.codec import CodecError, decode, parse_json
+from ..job.codec import CodecError
 from ..job.faults import reach
 from ..job.manifest import Manifest
 from ..job.names import NameRefused
-from ..job.spec import MAX_SPEC_BYTES, JobSpec
+from ..job.spec import JobSpec, parse_spec
 from ..job.states import JobState, Outcome
 from ..wire.api import ApiError, Claim, End, Orders, Report, decode_small, encode_bytes
 from ..wire.refusals import Denied, Refusal
@@ -110,7 +110,7 @@ class Clerk:
         spec, manifest, inline = self._read_claim(errand.claim)
         note = Note(errand.job, errand.fence, self.server)
         records = list_records(note, errand.claim.manifest.encode("utf-8"))
-        job = self.counter.open(spec, manifest, inline, beside=records)
+        job = self.counter.open(spec, manifest, inline, signature=errand.claim.signature, beside=records)
         assert job is not None
         with contextlib.closing(job):
             reach("agent.opened")
@@ -123,10 +123,7 @@ class Clerk:
     def _read_claim(self, claim: Claim) -> "Tuple[JobSpec, Manifest, Tuple[Tuple[str, bytes], ...]]":
         """A claim's documents as typed values, or Denied. Nothing has been written yet."""
         try:
-            text = claim.spec.encode("utf-8")
-            if len(text) > MAX_SPEC_BYTES:
-                raise CodecError("the job spec is longer than 64 KiB")
-            spec = decode(JobSpec, parse_json(text))
+            spec = parse_spec(claim.spec.encode("utf-8"))
             small = decode_small(claim.small or {}, results=False)
         except (CodecError, NameRefused, ValueError) as error:
             raise Denied(Refusal.SPEC, str(error)) from None

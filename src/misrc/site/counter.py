@@ -34,9 +34,12 @@ from . import files, jobs, keeper, transfer, workspace
 from .jobs import JobFolder
 from .release import MANIFEST, RECEIPT, SIGNATURE
 from .runner import Runner, way
+from .signatures import check_signature
 
 # Room that a site keeps for records and logs when it says how much is free.
 SPACE_MARGIN = 64 << 20
+Records = Tuple[Tuple[str, bytes], ...]
+
 # Results that need no transfer of their own: so many files, of MAX_INLINE_BYTES in all.
 SMALL_FILES = 64
 
@@ -81,14 +84,16 @@ class Counter:
         self,
         spec: JobSpec,
         entries: Manifest = (),
-        inline: "Tuple[Tuple[str, bytes], ...]" = (),
+        inline: Records = (),
         dry_run: bool = False,
-        beside: "Tuple[Tuple[str, bytes], ...]" = (),
+        signature: Optional[str] = None,
+        beside: Records = (),
     ) -> Optional[JobFolder]:
         """The job's folder, made if it is not there yet; None after a dry run of a new job.
 
-        `entries` are the inputs as far as they are known by now, `inline` the bytes of those that came along. A new
-        folder gets what the door keeps `beside` the files: paths in it, and their bytes.
+        `entries` are the inputs as far as they are known by now, `inline` the bytes of those that came along.
+        `signature` is MInt's over the spec; a job that is there already needs none. A new folder gets what the door
+        keeps `beside` the files: paths in it, and their bytes.
         """
         if spec.site != self.site:
             raise Denied(Refusal.SITE, "the job spec is for another site")
@@ -98,13 +103,14 @@ class Counter:
             self.check_names(self.rule(spec), entries)
             self.record("open", spec.job, already=True)
             return job
+        check_signature(self.policy, spec, signature, only_asked=dry_run)
         self.check_spec(spec, entries)
         self._check_limits(spec)
         if dry_run:
             self.record("open", spec.job, dry_run=True)
             return None
         self.record("open", spec.job, program=spec.program, files=spec.files, bytes=spec.bytes)
-        return self._create(spec, inline, beside)
+        return self._create(spec, inline, signature, beside)
 
     def find(self, job: str) -> JobFolder:
         """The folder of a job that was opened; Denied(UNKNOWN_JOB) or Denied(GONE) where there is none."""
@@ -145,7 +151,7 @@ class Counter:
             if denied.refusal is Refusal.GONE:
                 raise
             return None
-        if job.spec() != spec:
+        if not job.spec().is_same_job(spec):
             raise Denied(Refusal.CONFLICT, "this job id was opened with another spec")
         return job
 
@@ -165,11 +171,9 @@ class Counter:
         limits = self.policy.limits
         return limits.jobs + limits.waiting - sum(1 for _ in jobs.read_unfinished(self.root, self.policy.work_root))
 
-    def _create(
-        self, spec: JobSpec, inline: "Tuple[Tuple[str, bytes], ...]", beside: "Tuple[Tuple[str, bytes], ...]"
-    ) -> JobFolder:
+    def _create(self, spec: JobSpec, inline: Records, signature: Optional[str], beside: Records) -> JobFolder:
         try:
-            return jobs.create_job(self.root, self.policy.work_root, spec, list(inline), beside)
+            return jobs.create_job(self.root, self.policy.work_root, spec, list(inline), signature, beside)
         except OSError as error:
             existing = self._existing(spec)
             if existing is None:

@@ -3,6 +3,7 @@
 <work root>/<job id>/  in/  work/  return/  log/     inputs, the program's folder, what may leave, its output
                        door/                         what transfers need beside the files
                        job.json  spec.json           the record, and what MInt asked for, word for word
+                       spec.sig                      MInt's signature over it, where one came
                        inputs.jsonl                  the inputs' manifest, once it has been checked
                        started  exit.json            taken right before the program starts; how it ended
                        manifest.jsonl  receipt.*     what may leave, and the site's signed word on it
@@ -18,10 +19,10 @@ import time
 from dataclasses import dataclass
 from typing import Any, Iterator, List, Optional, Set, Tuple
 
-from ..job.codec import decode, dump_json, encode, parse_json
+from ..job.codec import decode, parse_json
 from ..job.faults import reach
 from ..job.names import is_job_id
-from ..job.spec import JobSpec
+from ..job.spec import JobSpec, render_spec
 from ..job.states import JobState, Outcome, check_transition
 from ..wire.refusals import Denied, Refusal
 from . import files, kernel
@@ -31,6 +32,8 @@ from .removal import remove_tree
 DOOR = "door"
 FOLDERS = ("in", "work", "return", "log", DOOR)
 GONE = ".gone"
+SPEC = "spec.json"
+SPEC_SIGNATURE = "spec.sig"
 CONTROL = "control"
 _ASIDE = ".deleting-"
 
@@ -72,7 +75,12 @@ class JobFolder:
 
     def spec(self) -> JobSpec:
         """What MInt asked for."""
-        return decode(JobSpec, files.read_json(self.folder, "spec.json"))
+        return decode(JobSpec, files.read_json(self.folder, SPEC))
+
+    def signature(self) -> Optional[str]:
+        """MInt's signature over it, if one came."""
+        data = files.read_record(self.folder, SPEC_SIGNATURE)
+        return None if data is None else data.decode("utf-8", "replace")
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the job's lock for a block: one writer decides a job's state."""
@@ -105,6 +113,7 @@ def create_job(
     work_root: str,
     spec: JobSpec,
     inline: "List[Tuple[str, bytes]]",
+    signature: Optional[str] = None,
     beside: "Tuple[Tuple[str, bytes], ...]" = (),
 ) -> JobFolder:
     """Make a job's folder whole or not at all: it is filled under another name and then renamed.
@@ -122,7 +131,9 @@ def create_job(
             _write_inline(folder, inline)
             for path, data in beside:
                 _write_beside(folder, path, data)
-            files.write_record(folder, "spec.json", dump_json(encode(spec)) + b"\n", last=False)
+            files.write_record(folder, SPEC, render_spec(spec) + b"\n", last=False)
+            if signature is not None:
+                files.write_record(folder, SPEC_SIGNATURE, signature.encode("utf-8"), last=False)
             now = time.time()
             history = ((JobState.CREATED.value, f"{now:.3f}"),)
             files.write_json(folder, "job.json", JobRecord(spec.job, JobState.CREATED, now, history=history))

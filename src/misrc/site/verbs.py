@@ -60,7 +60,7 @@ class Session:
     def _open(self, command: Command) -> None:
         request, inline = self._read_open(command.job)
         entries = request.inline or ()
-        job = self.counter.open(request.spec, entries, tuple(inline), request.dry_run)
+        job = self.counter.open(request.spec, entries, tuple(inline), request.dry_run, request.signature)
         if job is None:
             self._answer(Reply(free_bytes=self.counter.free()))
             return
