@@ -104,8 +104,8 @@ def test_every_call_has_its_request() -> None:
 
 def test_the_body_of_a_registration_is_as_the_page_says() -> None:
     """Positive control against the letter of the protocol, not against our own parser."""
-    info = CalcInfo("/opt/run.sh", "nims-dev", "1 2", (InputFile("d/a.dat", b"hi", "text/plain;", "charset=us-ascii"),
-                                                       InputFile("b", b"", "", "")), ("o.txt", STDOUT_NAME))  # fmt: skip
+    files = (InputFile("d/a.dat", b"hi", "text/plain;", "charset=us-ascii"), InputFile("b", b"", "", ""))
+    info = CalcInfo("/opt/run.sh", "nims-dev", "1 2", files, ("o.txt", STDOUT_NAME))
     assert render_request(AddCalcinfo(info)).document == {
         "calc-info": {
             "command": "/opt/run.sh",
@@ -159,6 +159,7 @@ def changed(path: list[Any], value: Any) -> Any:
         changed(["calc-info", "parameter_files", "a"], ["aGk=aGk=", "", ""]),
         changed(["calc-info", "parameter_files", "a"], ["aG k", "", ""]),
         changed(["calc-info", "parameter_files", "a"], ["aG_-", "", ""]),
+        changed(["calc-info", "parameter_files", "a"], ["QR==", "", ""]),
         changed(["calc-info", "parameter_files", "a"], ["aGk=\n", "", ""]),
         changed(["calc-info", "result_files"], {str(i): {} for i in range(5000)}),
         changed(["calc-info", "result_files", "r"], {"content": ""}),

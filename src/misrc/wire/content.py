@@ -51,10 +51,13 @@ def text_length(size: int) -> int:
 
 
 def decode_text(text: str) -> bytes:
-    """The bytes of a base64 text with padding; white space, the URL alphabet and wrong padding are refused."""
+    """The bytes of a base64 text; white space, other alphabets, wrong padding and stray bits are refused."""
     if not _BASE64.fullmatch(text):
         raise CodecError("not base64")
-    return binascii.a2b_base64(text)
+    data = binascii.a2b_base64(text)
+    if base64.b64encode(data[len(data) // 3 * 3 :]).decode("ascii") not in ("", text[-4:]):
+        raise CodecError("not base64: bits beyond the end")
+    return data
 
 
 def parse_content(value: Any, where: str) -> Content:
