@@ -27,6 +27,7 @@ ALLOWED = {
     "site": {"job", "wire"},
     "declare": {"job"},
     "mint": {"declare", "job", "wire"},
+    "api": {"declare", "job", "wire"},
     "cli": {"job", "mint", "declare"},
 }
 
