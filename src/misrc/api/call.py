@@ -89,7 +89,9 @@ class Call:
         self._receive = receive
         self._pace = pace
         self._hangup: asyncio.Task[None] | None = None
-        self.read_to_end = not (self.headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in self.headers)
+        self.read_to_end = (
+            self.headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in self.headers
+        )
 
     def check(self) -> None:
         """Refuse what is ambiguous before anything acts on it."""

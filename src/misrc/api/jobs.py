@@ -11,8 +11,16 @@ from sqlalchemy import Connection, func, select
 from ..job.arguments import ArgumentRefused, fill_arguments
 from ..job.codec import CodecError, decode, parse_json
 from ..job.interface import ProgramInterface
-from ..job.manifest import Entry, Manifest, check_manifest, digest_manifest, make_manifest, parse_manifest
-from ..job.manifest import render_manifest, total_bytes
+from ..job.manifest import (
+    Entry,
+    Manifest,
+    check_manifest,
+    digest_manifest,
+    make_manifest,
+    parse_manifest,
+    render_manifest,
+    total_bytes,
+)
 from ..job.names import NameRefused, NameSet, check_input_name, is_job_id
 from ..job.spec import MAX_INLINE_BYTES, MAX_SPEC_BYTES, JobSpec
 from ..job.states import JobState, Outcome

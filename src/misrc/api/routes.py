@@ -58,7 +58,8 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("HEAD", "/jobs/{job}/inputs/{name}", WORKFLOW, uploads.head_input),
     Route(
-        "PATCH", "/jobs/{job}/inputs/{name}", WORKFLOW, uploads.patch_input, bytes, api.LogOffset, (200, 201), (), _PATCH
+        "PATCH", "/jobs/{job}/inputs/{name}", WORKFLOW, uploads.patch_input, bytes, api.LogOffset, (200, 201), (),
+        _PATCH,
     ),
     Route("POST", "/sites/{site}/poll", AGENT, agents.poll_site, api.Poll, api.Work),
     Route("POST", "/claims/{job}/report", AGENT, agents.report_claim, api.Report, api.Orders),
@@ -74,7 +75,7 @@ ROUTES: tuple[Route, ...] = (
         "PATCH", "/claims/{job}/results/{name}", AGENT, uploads.patch_result, bytes, api.LogOffset, (200, 201), (),
         (*_PATCH, *_F),
     ),
-)  # fmt: skip
+)
 
 _BY_SHAPE: dict[tuple[str, ...], dict[str, Route]] = {}
 for _route in ROUTES:
