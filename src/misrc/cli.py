@@ -231,9 +231,7 @@ def _serve(options: argparse.Namespace) -> int:
 def _token_add(options: argparse.Namespace) -> int:
     from .api.commands import add
 
-    return add(
-        options.config, options.name, options.user, options.scopes, options.sites, options.expires, options.take
-    )
+    return add(options.config, options.name, options.user, options.scopes, options.sites, options.expires, options.take)
 
 
 def _token_list(options: argparse.Namespace) -> int:
