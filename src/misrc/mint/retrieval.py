@@ -124,9 +124,7 @@ def _write_private(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def _verify(
-    store: JobStore, link: Link, arriving: Path, manifest: Manifest, found: Mapping[str, Found]
-) -> None:
+def _verify(store: JobStore, link: Link, arriving: Path, manifest: Manifest, found: Mapping[str, Found]) -> None:
     """Exactly the manifest's files, with the manifest's content; anything else discards the whole."""
     base = f"{arriving}/"
     arrived: set[str] = set()
