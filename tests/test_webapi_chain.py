@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from chain import Chain, chain
-from conftest import eventually, make_mint
+from conftest import eventually, job_processes, make_mint
 from test_sample import PROGRAM, STEEL
 from test_sample import site as sample_site  # noqa: F401 (a fixture)
 from test_webapi_run import end_of
@@ -67,7 +66,7 @@ def test_a_stopped_workflow_stops_the_program(whole: Chain) -> None:
     process.send_signal(signal.SIGTERM)
     assert end_of(process) == 6
     assert time.monotonic() - began < 30
-    eventually(lambda: not subprocess.run(["pgrep", "-f", "sleep 300"], capture_output=True).stdout, what="no sleep")
+    eventually(lambda: not job_processes(job), what="the end of every process")
 
 
 def test_refusals_say_why(whole: Chain) -> None:
@@ -124,7 +123,11 @@ def test_the_sample_gives_the_same_over_both_ways(tmp_path: Path, sample_site: P
     """The notched bar computed over SSH and through the API server: the same files with the same bytes."""
     program = {
         "path": str(sample_site / PROGRAM),
-        "arguments": {"mesh": {"choices": ["small", "medium"]}, "analysis": {"choices": ["elastic", "cyclic"]}},
+        "arguments": {
+            "mesh": {"choices": ["small", "medium"]},
+            "analysis": {"choices": ["elastic", "cyclic"]},
+            "amplitude": {"pattern": "[0-9]{1,4}"},
+        },
         "returns": ["XX.dat", "XX.inp"],
         "logs": "full",
         "network": "allow",
@@ -137,21 +140,10 @@ def test_the_sample_gives_the_same_over_both_ways(tmp_path: Path, sample_site: P
     with chain(tmp_path / "lab", {"programs": {"bar": program}}, programs={"bar": declared}) as whole:
         whole.site.start_sshd()
         over_ssh = make_mint(tmp_path / "ssh", whole.site, programs={"bar": declared})
-        given = [
-            word for name, text in STEEL.items() for word in ("--in", f"{name}={over_ssh.file(name, text.encode())}")
-        ]
-        words = [
-            "run",
-            "test-site",
-            "bar",
-            *given,
-            "--arg",
-            "mesh=small",
-            "--arg",
-            "analysis=elastic",
-            "--results",
-            "o",
-        ]
+        files = {name: over_ssh.file(name, text.encode()) for name, text in STEEL.items()}
+        given = [word for name, path in files.items() for word in ("--in", f"{name}={path}")]
+        asked = ["--arg", "mesh=small", "--arg", "analysis=elastic", "--arg", "amplitude=100"]
+        words = ["run", "test-site", "bar", *given, *asked, "--results", "o"]
         for mint in (over_ssh, whole.mint):
             done = mint.command(*words, timeout=300)
             assert done.returncode == 0, (done.stderr, whole.said())
