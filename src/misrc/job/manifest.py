@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Callable, Iterable, Tuple
 
 from .codec import CodecError, parse_json
-from .names import NameRefused, check_distinct
+from .names import SHA256, NameRefused, check_distinct
 
 MAX_DOCUMENT_BYTES = 64 << 20
 BLOCK = 1 << 20
+_DIGEST = re.compile(SHA256, re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Entry:
     sha256: str
 
     def __post_init__(self) -> None:
-        if self.size < 0 or len(self.sha256) != 64 or set(self.sha256) - set("0123456789abcdef"):
+        if self.size < 0 or not _DIGEST.fullmatch(self.sha256):
             raise ValueError("a manifest entry needs a size and a sha256")
 
 
