@@ -11,8 +11,8 @@ import os
 import threading
 from collections.abc import Sequence
 
-from ..job.following import FOLLOWED_FROM, Found, identify
-from ..job.manifest import Manifest, hash_descriptor
+from ..job.following import FOLLOWED_FROM, Found
+from ..job.manifest import Manifest, hash_descriptor, identify
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 # How many files are hashed for one look whether a later one is there.

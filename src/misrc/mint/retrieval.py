@@ -21,9 +21,9 @@ from pathlib import Path
 from ..job.codec import CodecError
 from ..job.errors import BadRequest, MisrcError, Refused
 from ..job.faults import reach
-from ..job.following import Follower, Found, identify
+from ..job.following import Follower, Found
 from ..job.interface import REQUIRED
-from ..job.manifest import Manifest, hash_descriptor, parse_manifest, total_bytes
+from ..job.manifest import Manifest, hash_descriptor, identify, parse_manifest, total_bytes
 from ..job.names import NameSet, check_result_name
 from ..job.quantities import format_size
 from ..job.receipt import NAMESPACE, parse_receipt

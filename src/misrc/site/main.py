@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import List, Optional
 
@@ -21,7 +22,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if words[:1] == ["gate"]:
         from .gate import main as serve
 
-        return serve(words[1:], Home.locate(prefix))
+        # All is said and synced, and the client waits for this process: it is not taken down object by object.
+        os._exit(serve(words[1:], Home.locate(prefix)))
     if words[:1] and words[0] in ("runner", "supervise", "mark", "keep", "recover"):
         from .host_commands import main as serve_host
 

@@ -13,12 +13,12 @@ from .. import __version__
 from ..job.arguments import ArgumentRefused, fill_arguments
 from ..job.codec import CodecError
 from ..job.faults import reach
-from ..job.following import identify
 from ..job.manifest import (
     MAX_DOCUMENT_BYTES,
     Entry,
     Manifest,
     hash_descriptor,
+    identify,
     parse_manifest,
     render_manifest,
     total_bytes,
@@ -30,7 +30,7 @@ from ..job.states import JobState
 from ..wire.grammar import Command
 from ..wire.refusals import Denied, Refusal
 from ..wire.replies import FILE_PREFIX, Hello, Reply, Section, render_reply
-from . import files, jobs, keeper, transfer, workspace
+from . import door, files, jobs, keeper, workspace
 from .jobs import JobFolder, JobRecord
 from .observation import Watch, read_log, read_progress
 from .release import MANIFEST, RECEIPT, SIGNATURE
@@ -75,8 +75,10 @@ class Session:
     # -- hello, open, start -------------------------------------------------------------------------------------
 
     def _hello(self, command: Command) -> None:
+        from .transfer import rsync_version  # heavy, as all of it, and most verbs move no files
+
         self._record(command)
-        version = ".".join(str(part) for part in transfer.rsync_version())
+        version = ".".join(str(part) for part in rsync_version())
         limits = self.policy.limits
         self._answer(
             Reply(
@@ -226,7 +228,7 @@ class Session:
         with job.lock():
             if job.read().state.started:
                 return
-            if transfer.transfer_running(job, "in"):
+            if door.transfer_running(job, "in"):
                 raise Denied(Refusal.BUSY, "a transfer is still running")
             _check_inputs(job, manifest)
             files.write_record(job.folder, workspace.INPUTS, document)
@@ -241,7 +243,7 @@ class Session:
             raise Denied(Refusal.STATE, "inputs do not change after the start")
         spec = job.spec()
         self._record(command, files=spec.files, bytes=spec.bytes)
-        self._exit(transfer.serve(job, "in", spec.files, spec.bytes))
+        self._move(job, "in", spec.files, spec.bytes)
 
     def _get(self, command: Command) -> None:
         job = self._find(command)
@@ -252,10 +254,12 @@ class Session:
         # First, since it may be refused: the day's amount may be used up.
         self.runner.leave(job, manifest)
         self._record(command)
-        self._exit(transfer.serve(job, "return", 0, 1 << 62))
+        self._move(job, "return", 0, 1 << 62)
 
-    def _exit(self, status: int) -> None:
-        self.exit_status = 0 if status == 0 else 1
+    def _move(self, job: JobFolder, module: str, max_files: int, max_bytes: int) -> None:
+        from . import transfer
+
+        self.exit_status = 0 if transfer.serve(job, module, max_files, max_bytes) == 0 else 1
 
     # -- wait, cancel, close ------------------------------------------------------------------------------------
 
@@ -415,14 +419,21 @@ def _check_inputs(job: JobFolder, manifest: Manifest) -> None:
         names = set(os.listdir(folder))
         if names != {entry.name for entry in manifest}:
             raise Denied(Refusal.INPUTS, "other files arrived than were announced")
-        found = transfer.read_found(job)
+        found = door.read_found(job)
         for entry in manifest:
-            try:
-                descriptor, status = files.open_known(folder, entry.name, single=True)
-            except OSError:
-                raise Denied(Refusal.INPUTS, "what arrived is not a plain file") from None
-            with files.opened(descriptor):
-                if found.get(entry.name) == [entry.size, entry.sha256, identify(status)]:
-                    continue
-                if status.st_size != entry.size or hash_descriptor(descriptor, entry.size)[1] != entry.sha256:
-                    raise Denied(Refusal.INPUTS, "a file is not the announced one")
+            if not _is_announced(folder, entry, found.get(entry.name)):
+                raise Denied(Refusal.INPUTS, "a file is not the announced one")
+
+
+def _is_announced(folder: int, entry: Entry, found: object) -> bool:
+    """Whether the file is a plain one with the entry's content; `found` is what a transfer noted of it."""
+    try:
+        descriptor, status = files.open_known(folder, entry.name, single=True)
+    except OSError:
+        raise Denied(Refusal.INPUTS, "what arrived is not a plain file") from None
+    try:
+        if found is not None and found == [entry.size, entry.sha256, identify(status)]:
+            return True
+        return status.st_size == entry.size and hash_descriptor(descriptor, entry.size)[1] == entry.sha256
+    finally:
+        os.close(descriptor)
