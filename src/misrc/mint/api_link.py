@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..job.errors import BadRequest, MisrcError, Unreachable
-from ..job.following import Found, identify
+from ..job.following import Found
 from ..job.interface import Interface
-from ..job.manifest import Entry, Manifest, total_bytes
+from ..job.manifest import Entry, Manifest, identify, total_bytes
 from ..job.names import NameSet
 from ..job.spec import OpenRequest, render_spec
 from ..job.states import JobState

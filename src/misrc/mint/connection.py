@@ -253,7 +253,7 @@ class Connection(Link):
         """By rsync."""
         from .transfer import get
 
-        return self.retrying(lambda: get(self, job, target, tell))
+        return self.retrying(lambda: get(self, job, manifest, target, tell))
 
 
 def _exchange(

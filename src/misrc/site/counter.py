@@ -10,17 +10,17 @@ import hashlib
 import os
 import sys
 import time
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, Optional, Tuple
 
 from .. import __version__
 from ..job.arguments import ArgumentRefused, fill_arguments
 from ..job.codec import CodecError
-from ..job.following import identify
 from ..job.manifest import (
     MAX_DOCUMENT_BYTES,
     Entry,
     Manifest,
     hash_descriptor,
+    identify,
     parse_manifest,
     total_bytes,
 )
@@ -30,7 +30,7 @@ from ..job.spec import MAX_INLINE_BYTES, JobSpec
 from ..job.states import JobState, Outcome
 from ..wire.refusals import Denied, Refusal
 from ..wire.replies import Hello
-from . import files, jobs, keeper, transfer, workspace
+from . import door, files, jobs, keeper, workspace
 from .jobs import JobFolder
 from .release import MANIFEST, RECEIPT, SIGNATURE
 from .runner import Runner, way
@@ -199,7 +199,7 @@ class Counter:
         with job.lock():
             if job.read().state.started:
                 return
-            if transfer.transfer_running(job, "in"):
+            if door.transfer_running(job, "in"):
                 raise Denied(Refusal.BUSY, "a transfer is still running")
             _check_inputs(job, manifest)
             if files.read_record(job.folder, workspace.INPUTS, MAX_DOCUMENT_BYTES) != document:
@@ -292,18 +292,21 @@ def _check_inputs(job: JobFolder, manifest: Manifest) -> None:
     with files.opened(job.sub("in")) as folder:
         if set(os.listdir(folder)) != {entry.name for entry in manifest}:
             raise Denied(Refusal.INPUTS, "other files arrived than were announced")
-        found = transfer.read_found(job)
+        found = door.read_found(job)
         for entry in manifest:
-            _check_input(folder, entry, found)
+            if not _is_announced(folder, entry, found.get(entry.name)):
+                raise Denied(Refusal.INPUTS, "a file is not the announced one")
 
 
-def _check_input(folder: int, entry: Entry, found: "Dict[str, List[object]]") -> None:
+def _is_announced(folder: int, entry: Entry, found: object) -> bool:
+    """Whether the file is a plain one with the entry's content; `found` is what a transfer noted of it."""
     try:
         descriptor, status = files.open_known(folder, entry.name, single=True)
     except OSError:
         raise Denied(Refusal.INPUTS, "what arrived is not a plain file") from None
-    with files.opened(descriptor):
-        if found.get(entry.name) == [entry.size, entry.sha256, identify(status)]:
-            return
-        if status.st_size != entry.size or hash_descriptor(descriptor, entry.size)[1] != entry.sha256:
-            raise Denied(Refusal.INPUTS, "a file is not the announced one")
+    try:
+        if found is not None and found == [entry.size, entry.sha256, identify(status)]:
+            return True
+        return status.st_size == entry.size and hash_descriptor(descriptor, entry.size)[1] == entry.sha256
+    finally:
+        os.close(descriptor)

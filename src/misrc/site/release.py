@@ -8,7 +8,6 @@ import errno
 import hashlib
 import os
 import stat
-import subprocess
 import time
 from typing import BinaryIO, List, Optional, Tuple
 
@@ -294,6 +293,8 @@ def _copy_stream(reader: BinaryIO, writer: BinaryIO) -> None:
 
 def sign(key: str, data: bytes) -> bytes:
     """An OpenSSH signature (`ssh-keygen -Y sign`) over the receipt's bytes."""
+    import subprocess  # heavy, and most verbs release nothing
+
     done = subprocess.run(
         ["/usr/bin/ssh-keygen", "-q", "-Y", "sign", "-f", key, "-n", NAMESPACE],
         input=data,
