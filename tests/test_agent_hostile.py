@@ -17,7 +17,7 @@ from agents import AgentHost, agent_host, tree
 from api_double import TOKEN, DoubleJob, drop, raw, say, work
 from conftest import eventually, job_processes, make_program
 
-SPARE = ("/state/", "/.gone", "/.slots", "agent.log", "/.waits")
+SPARE = ("/site/state", "/.gone", "/.slots", "agent.log", "/.waits")
 BAD_NAMES = [
     "../x",
     "/abs",
@@ -168,7 +168,7 @@ def test_p20_an_answer_that_brings_configuration_changes_nothing(lab: AgentHost,
     polls = len(lab.double.polls)
     lab.double.extra_work.append({**json.loads(work()), key: {"url": "https://evil.example", "programs": {}}})
     lab.double.wish(job)
-    eventually(lambda: len(lab.double.polls) > polls + 1)
+    eventually(lambda: len(lab.double.polls) > polls and not lab.double.extra_work)
     assert (tree(lab.site.prefix / "config"), tree(lab.site.prefix / "share")) == before
     works(lab)
 
@@ -177,7 +177,8 @@ def test_p09_missing_names_choose_only_among_what_may_leave(host: AgentHost) -> 
     """A server that asks for other files gets what the manifest lists, and nothing that lies beside it."""
     secret = host.site.root / "secret.txt"
     secret.write_text("do not tell")
-    body = f"echo ok > out.dat; ln -s {secret} link.dat; ln {secret} hard.dat; mkfifo pipe.dat; mkdir dir.dat; echo k > a.key\n"
+    body = f"echo ok > out.dat; ln -s {secret} link.dat; ln {secret} hard.dat; mkfifo pipe.dat; mkdir dir.dat\n"
+    body += "echo k > a.key\n"
     path = make_program(host.site.root / "programs/greedy", body + "head -c 2000000 /dev/zero > big.dat\n")
     rule = {"path": str(path), "returns": ["*.dat"], "withhold": ["*.key"], "logs": "none", "network": "allow"}
     host.site.policy["programs"]["greedy"] = rule
@@ -312,7 +313,7 @@ def test_p15_retry_after_is_bounded(text: str) -> None:
 
 
 def test_p15_a_server_that_always_has_nothing_does_not_make_it_spin(host: AgentHost) -> None:
-    """Empty answers at once, orders for jobs that nobody knows, the same claim again and again: asked ever less often."""
+    """Answers at once with orders for jobs that nobody knows: the server is asked ever less often."""
     unknown = [str(uuid.uuid4())]
     rule = host.double.rule("/poll", say(200, work(cancel=unknown, close=unknown, lost=unknown)), times=10**6)
     host.start()
@@ -329,7 +330,6 @@ def test_p04_a_job_folder_that_somebody_planted_is_not_used(host: AgentHost) -> 
     target = host.site.root / "elsewhere"
     target.mkdir()
     job = str(uuid.uuid4())
-    eventually(lambda: host.site.work_root.is_dir())
     (host.site.work_root / job).symlink_to(target)
     host.start()
     host.double.submit("noop", {"a": b"x"}, job=job)

@@ -139,14 +139,14 @@ class Agent:
                 return 0
             waiting = sum(errand.stage in (Stage.TAKE, Stage.FETCH) for errand in self._errands.values())
             spare = MAX_HOLDING - len(self._errands)
-            stuck = any(errand.stage is Stage.TAKE and errand.due for errand in self._errands.values())
+            stuck = any(errand.waits for errand in self._errands.values())
             return 0 if stuck else max(0, min(counter.room() - waiting, spare, MAX_HOLDING))
         except (OSError, Denied):
             return 0
 
     def _holding(self) -> Tuple[Holding, ...]:
         listed = list(self._errands.values())[:MAX_HOLDING]
-        return tuple(Holding(errand.job, errand.fence) for errand in listed if errand.stage is not Stage.DECLINE)
+        return tuple(Holding(errand.job, errand.fence) for errand in listed)
 
     def _follow_policy(self) -> None:
         """A changed policy holds from the next step on; one that cannot be trusted stops everything but `cancel`."""
