@@ -135,7 +135,8 @@ class Proxy:
             if self.context is not None:
                 link = self.context.wrap_socket(link, server_side=True)
                 far = ssl._create_unverified_context().wrap_socket(far)
-            _pump(link, far)
+            with link, far:
+                _pump(link, far)
 
 
 def _pump(one: socket.socket, other: socket.socket) -> None:
@@ -263,7 +264,7 @@ def test_check_says_what_is_wrong(site: Site) -> None:
         assert host.double.polls[-1]["room"] == 0
         site.people("freeze")
         assert "frozen" in host.check().stdout
-        host.double.rule("/poll", lambda handler: _late(handler), times=1)
+        host.double.rule("/poll", _late, times=1)
         assert "clock    differs" in host.check().stdout
         os.chmod(site.prefix / "config/policy.json", 0o666)
         assert host.check().returncode == 2
@@ -327,7 +328,7 @@ def _say(host: AgentHost, job: str) -> Callable[[], Any]:
 
 
 def test_without_what_only_linux_gives_it_still_runs_and_says_what_is_weaker(site: Site) -> None:
-    """Subreaper, process table, pidfd, boot id and namespaces switched off: jobs run, fail, are cancelled and adopted."""
+    """Subreaper, process table, pidfd, boot id and namespaces off: jobs run, fail, are cancelled and adopted."""
     with reached(site, None) as host:
         host.options = ["--portable"]
         host.start()
