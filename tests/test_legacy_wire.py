@@ -207,6 +207,8 @@ def test_p01_an_input_name_that_is_no_file_name(name: str) -> None:
 
 def test_p02_inputs_that_fall_together() -> None:
     """Two inputs with the same last part, or that differ in case only, are refused."""
+    with pytest.raises(NameRefused):
+        CalcInfo("c", "s", "", (InputFile("x/..", b"", "", ""),), ()).local_names()
     for first, second in (("a/x", "b/x"), ("x", "X")):
         files = tuple(InputFile(name, b"1", "t", "c") for name in (first, second))
         with pytest.raises(NameRefused):
