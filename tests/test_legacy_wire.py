@@ -7,7 +7,7 @@ import string
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from misrc.job.codec import CodecError
@@ -86,6 +86,7 @@ def received(request: Request) -> Request:
     return parse_request(Call(path.rpartition("/")[2]), parse_query(query), body)
 
 
+@settings(deadline=None)
 @given(REQUESTS)
 def test_a_request_arrives_as_it_was_meant(request: Request) -> None:
     """Every call of both sides: parse(render(x)) is x, on its own path."""
@@ -229,6 +230,7 @@ def test_parameters_with_empty_words_are_refused(text: str) -> None:
     assert split_parameters('a "b c" ;x\td') == ("a", '"b', 'c"', ";x\td")
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(Progress)), st.sampled_from(sorted(Status)))
 def test_status_and_progress_have_a_colon_to_split_at(progress: Progress, status: Status) -> None:
     """The predecessor's client takes the second part at a colon, and crashes where there is none."""
@@ -242,6 +244,7 @@ def test_status_and_progress_have_a_colon_to_split_at(progress: Progress, status
         assert parse(answer.document) == word
 
 
+@settings(deadline=None)
 @given(INFOS, RESULTS, IDS)
 def test_answers_arrive_as_they_were_meant(info: CalcInfo, files: tuple[ResultFile, ...], accept_id: str) -> None:
     """What the server builds, a client reads."""

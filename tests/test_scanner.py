@@ -138,7 +138,7 @@ def is_base64(value: Any) -> bool:
         return False
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(documents(), EDGES)
 @example(b'{"a":["QUJD\\/\\u002b+/","QQ=="]}', list(range(40)))
 def test_what_json_takes_is_taken_and_means_the_same(document: bytes, edges: list[int]) -> None:
@@ -176,7 +176,7 @@ def mutated(document: bytes, mutations: list[tuple[int, int, int]]) -> bytes:
     return bytes(data)
 
 
-@settings(max_examples=1000)
+@settings(max_examples=1000, deadline=None)
 @given(documents(), MUTATIONS, EDGES)
 @example(b'{"a":["QQ=="}', [(0, 3, 0x7B)], [])
 @example(b'{"a":["QQ==","QQ=="]}', [(8, 0, 0x5C)], [9])
@@ -277,7 +277,7 @@ def test_calls_without_files_have_no_sinks() -> None:
     assert scanner.finish()["result_files"]["n"]["content"] == "QUJD"
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(st.dictionaries(TEXTS, st.binary(max_size=3000), max_size=4), TREES)
 def test_a_body_is_what_json_would_have_written(files: dict[str, bytes], more: Any) -> None:
     """A document with files, read back by json: nothing but their base64 was put in, and the length was foretold."""
