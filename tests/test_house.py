@@ -28,7 +28,7 @@ ALLOWED = {
     "declare": {"job"},
     "mint": {"declare", "job", "wire"},
     "api": {"declare", "job", "wire"},
-    "cli": {"job", "mint", "declare"},
+    "cli": {"job", "mint", "declare", "api"},
 }
 
 

@@ -52,3 +52,7 @@ class Interface:
     contact_mint: str = ""
     receipt_keys: Tuple[str, ...] = ()
     identity: Optional[str] = None
+    api_url: str = ""
+    api_user: str = ""
+    api_ca: Optional[str] = None
+    legacy_ids: Tuple[str, ...] = ()
