@@ -109,7 +109,7 @@ def test_the_server_that_stands_in_its_place(tmp_path: Path) -> None:
     """Address and port of the file; loopback where it names none; an IPv6 address in brackets."""
     for text, listen in (
         (EXAMPLE, "192.0.2.10:8082"), (EXAMPLE.replace("192.0.2.10", "2001:db8::1"), "[2001:db8::1]:8082"),
-        (EXAMPLE[EXAMPLE.index("[Remote"):], "127.0.0.1:0"),
+        (EXAMPLE[EXAMPLE.index("[Remote"):], "127.0.0.1:8082"),
     ):  # fmt: skip
         declared = render_server(parse_ini(text), Path("/etc/x.ini"), Path("/s"))
         assert declared["listen"] == [listen] and declared["database"] == "sqlite:////s/jobs.sqlite"

@@ -18,6 +18,7 @@ from ..job.errors import BadRequest
 from .interface import LEGACY_ID
 
 FILE_NAME = "mi_distributed_computing_assist.ini"
+DEFAULT_PORT = 8082
 MAX_BYTES = 1 << 20
 MAX_SITES = 1000
 MAX_COMMANDS = 1000
@@ -117,9 +118,9 @@ def render_server(ini: LegacyIni, path: Path, state: Path) -> dict[str, object]:
 
     Plain HTTP, as there: TLS is the gateway's in front. Without an address in the file it listens on loopback.
     """
-    host = ini.address or "127.0.0.1"
+    host, port = ini.address or "127.0.0.1", ini.port or DEFAULT_PORT
     return {
-        "listen": [f"[{host}]:{ini.port}" if ":" in host else f"{host}:{ini.port}"],
+        "listen": [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"],
         "plain": True,
         "database": f"sqlite:///{state / 'jobs.sqlite'}",
         "spool": str(state / "spool"),
