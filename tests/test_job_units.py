@@ -326,7 +326,7 @@ job.advance(JobState.STAGED, JobState.QUEUED)
 
 
 def test_p21_a_door_cannot_make_work(pair: Pair) -> None:
-    """Where the policy asks for signatures, the runner starts nothing that a taken-over door made, also after a boot."""
+    """Where signatures are asked for, the runner starts nothing that a taken-over door made, also after a boot."""
     key = pair.mint.run(*_misrc(pair, "signing-key", "make")).stdout.strip()
     policy = json.loads(pair.site.sh("cat /etc/misrc/policy.json"))
     pair.site.write("/root/policy.json", json.dumps({**policy, "require_signature": [key]}))
@@ -342,7 +342,7 @@ def test_p21_a_door_cannot_make_work(pair: Pair) -> None:
         refused, _ = _run(pair, "hello")
         assert refused.returncode == 3 and "signed" in refused.stderr, refused
         forged = []
-        for signature, inputs in (("none", ""), ("none", '{"name":"x"}\\n')):
+        for signature, inputs in (("none", ""), ("none", '{"name":"x"}\n')):
             job = str(uuid.uuid4())
             forged.append(job)
             pair.site.run(*own, FORGE, code, job, now, signature, inputs)
@@ -355,7 +355,7 @@ def test_p21_a_door_cannot_make_work(pair: Pair) -> None:
             pair.site.sh(f"rm -r /var/lib/misrc/jobs/{job}")
         text = pair.mint.sh("cat /root/inventory/host_vars/deployed.yml")
         pair.mint.write(
-            "/root/inventory/host_vars/deployed.yml", text.replace("  id: deployed", "  signed: true\\n  id: deployed")
+            "/root/inventory/host_vars/deployed.yml", text.replace("  id: deployed", "  signed: true\n  id: deployed")
         )
         _works(pair)
         last = next(r["job"] for r in reversed(pair.ledger()) if r["event"] == "end")
