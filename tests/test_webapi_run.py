@@ -230,6 +230,20 @@ def test_receipts_are_checked_as_over_ssh(server: ServerDouble, mint: WebMint, t
     assert mint.command("run", "test-site", "noop", "--results", "other").returncode == 0
 
 
+def test_p21_a_server_that_asked_for_something_else_is_found_out(server: ServerDouble, mint: WebMint) -> None:
+    """The site's receipt names the spec that it was asked for: another one than MInt's is no result of this job."""
+
+    def swap(job: DoubleJob) -> dict[str, bytes]:
+        job.evil = job.submission.spec.replace('"words":"x"', '"words":"y"')
+        assert job.evil != job.submission.spec
+        return {"out.dat": b"of another job"}
+
+    server.program = swap
+    done = mint.command("run", "test-site", "copy", "--results", "out")
+    assert done.returncode == 7 and "spec" in done.stderr, done.stderr
+    assert not (mint.root / "out/out.dat").exists()
+
+
 # -- a server that is not as it should be ---------------------------------------------------------------------------
 
 
