@@ -19,8 +19,11 @@ def file_mode(folder: int) -> int:
     return PRIVATE_FILE | (stat.S_IRGRP if shared else 0)
 
 
-def write_record(folder: int, name: str, data: bytes) -> None:
-    """Replace the file `name` in the open folder atomically and durably: temporary file, fsync, rename, fsync."""
+def write_record(folder: int, name: str, data: bytes, durable: bool = True) -> None:
+    """Replace the file `name` in the open folder atomically and durably: temporary file, fsync, rename, fsync.
+
+    What means nothing after a crash of the machine need not be `durable`; it may then be empty.
+    """
     reach(f"record.{name}.before")
     temporary = f".{name}.{os.getpid()}"
     with contextlib.suppress(FileNotFoundError):
@@ -34,14 +37,16 @@ def write_record(folder: int, name: str, data: bytes) -> None:
                 os.fchmod(descriptor, mode)
             file.write(data)
             file.flush()
-            os.fsync(descriptor)
+            if durable:
+                os.fsync(descriptor)
         reach(f"record.{name}.written")
         os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(temporary, dir_fd=folder)
         raise
-    os.fsync(folder)
+    if durable:
+        os.fsync(folder)
     reach(f"record.{name}.after")
 
 

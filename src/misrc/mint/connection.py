@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from ..declare.ssh import render_config, render_known_hosts
 from ..job.errors import BadRequest, MisrcError, Refused, Unreachable
+from ..job.exits import await_exit
 from ..job.interface import Interface
 from ..wire.refusals import Refusal
 from ..wire.replies import Reply, ReplyError, read_reply
@@ -173,12 +174,9 @@ class Connection:
                 with contextlib.suppress(OSError):
                     if stream is not None:
                         stream.close()
-            if process.poll() is None:
-                try:
-                    process.wait(timeout=5)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+            if await_exit(process, 5) is None:
+                process.kill()
+                process.wait()
 
     def _explain(self, status: int, errors: bytes, cause: Exception, killer: _Deadline) -> MisrcError:
         text = errors.decode("utf-8", "replace")
