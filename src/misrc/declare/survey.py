@@ -187,22 +187,25 @@ class _Writer:
 
     def _write_connection(self) -> None:
         site, title = self.site, self._say("section.connection")
-        ssh = site.method == "ssh"
         rows = [
-            self._fact("address", site.address, section=title),
-            self._fact("port", str(site.port)),
-            self._fact("user", site.user),
             self._fact("account", site.survey.account, section=title),
             self._fact("sources", *site.survey.sources, section=title),
-            self._fact("via", *self._ways()),
-            *([self._fact("jump_keys", *_show_keys(site.via.host_keys))] if site.via.host_keys else []),
-            *([self._fact("host_keys", *_show_keys(site.host_keys))] if ssh or site.host_keys else []),
-            self._fact("job_key", *_show_keys([self.job_key] if self.job_key else []), section=title)
-            if ssh
-            else self._fact("token", self._say("token")),
+            *(self._list_ssh(title) if site.method == "ssh" else [self._fact("token", self._say("token"))]),
             self._fact("receipt_keys", *_show_keys(site.receipt_keys), section=title),
         ]
         self._add(title, rows, "item", "value")
+
+    def _list_ssh(self, title: str) -> list[tuple[Cell, Cell]]:
+        site = self.site
+        return [
+            self._fact("address", site.address),
+            self._fact("port", str(site.port)),
+            self._fact("user", site.user),
+            self._fact("via", *self._ways()),
+            *([self._fact("jump_keys", *_show_keys(site.via.host_keys))] if site.via.host_keys else []),
+            self._fact("host_keys", *_show_keys(site.host_keys)),
+            self._fact("job_key", *_show_keys([self.job_key] if self.job_key else []), section=title),
+        ]
 
     def _ways(self) -> list[str]:
         via = self.site.via
