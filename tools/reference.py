@@ -99,7 +99,7 @@ class Writer:
     def _commands(self, program: str, parser: argparse.ArgumentParser, title: str) -> list[str]:
         lines = [f"## {title}", ""]
         if program == "misrc-site.pyz":
-            text = "As root it needs no option; `--prefix DIR`, right after the file's name, keeps all below one folder."
+            text = "`--prefix DIR`, right after the file's name, keeps everything below one folder."
             lines += [self.say(text), ""]
         for name, leaf, text in walk(parser):
             lines += [f"### {program} {name}", "", _sentence(self.say(text)), "", "```text"]
@@ -177,9 +177,7 @@ class Writer:
                 refusal.value,
                 f"`{refusal.name}`",
                 str(refusal.exit_status),
-                MESSAGES[refusal.value][index].replace("{contact}", "…")
-                if refusal.value in MESSAGES
-                else silent,
+                MESSAGES[refusal.value][index].replace("{contact}", "…") if refusal.value in MESSAGES else silent,
             )
             for refusal in Refusal
         )

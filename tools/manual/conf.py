@@ -15,7 +15,7 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 sys.path.insert(0, str(Path(__file__).parent))
-from pages import DEVELOPERS, PAGES, TITLES
+from pages_of_manual import DEVELOPERS, PAGES, TITLES
 
 ROOT = Path(__file__).resolve().parents[2]
 language = os.environ["MISRC_MANUAL_LANGUAGE"]
@@ -72,9 +72,9 @@ def _relink(name: str, match: re.Match[str]) -> str:
     folder, page = posixpath.split(path)
     if folder == here and page.endswith(".md"):
         return match[0]
+    if not (ROOT / path).exists():
+        raise ValueError(f"{name}: {target}: no such file")
     if folder in ("docs", "docs/ja") and page.endswith(".md"):
         other = "ja" if folder == "docs/ja" else "en"
         return f'<a href="../{other}/{page[:-3]}.html{anchor}">{text}</a>'
-    if not (ROOT / path).exists():
-        raise ValueError(f"{name}: {target}: no such file")
     return text if text == path else f"{text} (`{path}`)"

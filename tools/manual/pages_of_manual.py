@@ -4,9 +4,8 @@ from __future__ import annotations
 
 TITLES = {"en": "misrc manual", "ja": "misrc マニュアル"}
 
-# Each exists as docs/NAME.md and docs/ja/NAME.md.
+# After `index`. Each exists as docs/NAME.md and docs/ja/NAME.md.
 PAGES = (
-    "index",
     "operations",
     "provision",
     "site",
@@ -18,7 +17,7 @@ PAGES = (
     "troubleshooting",
     "reference",
     "terms",
-)[1:]
+)
 
 # Pages for whoever changes the code or reviews it: English alone, as the code and its comments are.
 DEVELOPERS = ("design", "attacks", "api")
