@@ -33,6 +33,7 @@ FOREIGN = {
 }
 # Files that pages name and that are made elsewhere: on a host, by a job, or by the reader. Each with where.
 ELSEWHERE = {
+    "docs/*NAME.md": "any page",
     "~/*": "a home directory",
     "/etc/*": "a host",
     "/opt/*": "a host",

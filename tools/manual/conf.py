@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from sphinx.application import Sphinx
+from sphinx.util import logging
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pages_of_manual import DEVELOPERS, PAGES, TITLES
@@ -73,7 +74,7 @@ def _relink(name: str, match: re.Match[str]) -> str:
     if folder == here and page.endswith(".md"):
         return match[0]
     if not (ROOT / path).exists():
-        raise ValueError(f"{name}: {target}: no such file")
+        logging.getLogger(__name__).warning("%s: there is no %s", name, target)
     if folder in ("docs", "docs/ja") and page.endswith(".md"):
         other = "ja" if folder == "docs/ja" else "en"
         return f'<a href="../{other}/{page[:-3]}.html{anchor}">{text}</a>'
