@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="JSON lines on standard output")
         command.set_defaults(run=function)
     _add_site(commands)
+    _add_module(commands)
     _add_provision(commands)
     bundle = commands.add_parser(
         "bundle", help="write all that a host without a package index needs to install misrc", allow_abbrev=False
@@ -156,6 +157,41 @@ def _add_site_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dry-run", action="store_true", help="show everything, write nothing")
 
 
+def _add_module(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("module", help="programs as MInt's modules: files, scripts, and a player to try them")
+    module = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, text: str, function: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        command = module.add_parser(name, help=text, allow_abbrev=False)
+        command.set_defaults(run=function)
+        return command
+
+    render = add("render", "write the module file and the script of a declared program", _module_render)
+    run = add("run", "the module's script: takes --PORT FILE pairs, as MInt's player gives them", _module_run)
+    command = add("command", "the predecessor's words: client_name: client_cmd: client_files:", _module_command)
+    for each in (render, run, command):
+        each.add_argument("--inventory", metavar="DIR", help="the declarations (default: MISRC_INVENTORY)")
+    for each in (render, run):
+        each.add_argument("site", metavar="SITE")
+        each.add_argument("program", metavar="PROGRAM")
+    render.add_argument("--output", default=".", metavar="DIR", help="where both files go (default: here)")
+    render.add_argument("--force", action="store_true", help="write over files that differ")
+    run.add_argument("--scripts", default=".", metavar="DIR", help="the folder of the module's script")
+    run.add_argument("ports", nargs=argparse.REMAINDER, metavar="--PORT FILE")
+    command.add_argument("words", nargs=argparse.REMAINDER, metavar="WORD")
+    check = add("check", "say what is wrong with module files, where, and what to do", _module_check)
+    check.add_argument("files", nargs="+", metavar="FILE")
+    check.add_argument("--local", action="store_true", help="the modules use no site")
+    check.add_argument("--json", action="store_true", help="one JSON object for each file")
+    retire = add("retire", "mark the modules of a file as deleted", _module_retire)
+    retire.add_argument("file", metavar="FILE")
+    retire.add_argument("--id", metavar="ID", help="only the module with this id (P and 15 digits)")
+    play = add("play", "run modules one after another, as MInt's player would", _module_play)
+    play.add_argument("--modules", metavar="DIR", help="MInt's modules directory (default: beside each FILE)")
+    play.add_argument("--workdir", metavar="DIR", help="the folder of the run (default: a new one)")
+    play.add_argument("words", nargs=argparse.REMAINDER, metavar="FILE … --PORT FILE …")
+
+
 def _add_provision(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = commands.add_parser(
         "provision", help="bring MInt's node and the sites to what is declared", allow_abbrev=False
@@ -170,6 +206,42 @@ def _add_provision(commands: "argparse._SubParsersAction[argparse.ArgumentParser
         "-e", "--set", dest="settings", action="append", default=[], metavar="NAME=VALUE", help="an option of a role"
     )
     command.set_defaults(run=_provision)
+
+
+def _module_render(options: argparse.Namespace) -> int:
+    from .mint.module.commands import render_module
+
+    return render_module(options.site, options.program, options.inventory, options.output, options.force)
+
+
+def _module_run(options: argparse.Namespace) -> int:
+    from .mint.module.script import run_module
+
+    return run_module(options.site, options.program, options.ports, options.inventory, options.scripts)
+
+
+def _module_command(options: argparse.Namespace) -> int:
+    from .mint.module.remote_command import run_command
+
+    return run_command(options.words, options.inventory)
+
+
+def _module_check(options: argparse.Namespace) -> int:
+    from .mint.module.commands import check_modules
+
+    return check_modules(options.files, options.local, options.json)
+
+
+def _module_retire(options: argparse.Namespace) -> int:
+    from .mint.module.commands import retire_module
+
+    return retire_module(options.file, options.id)
+
+
+def _module_play(options: argparse.Namespace) -> int:
+    from .mint.module.player import play
+
+    return play(options.words, options.modules, options.workdir)
 
 
 def _provision(options: argparse.Namespace) -> int:

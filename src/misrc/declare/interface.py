@@ -4,32 +4,22 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..job.arguments import ArgumentRule
 from ..job.authorized_keys import parse_public_key
 from ..job.interface import Interface, ProgramInterface, Retry
 from ..job.names import ARGUMENT_NAME, PROGRAM_NAME, SITE_ID, NameRefused, check_component
 from ..job.quantities import parse_duration
+from .module import Module, check_ports
+from .strict import Strict
+from .strict import match as _match
 
 HOST_NAME = r"[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9-]{1,63}){0,10}"
 USER_NAME = r"[a-z_][a-z0-9_-]{0,31}"
 LEGACY_ID = r"[A-Za-z0-9._-]{1,128}"
-
-
-class Strict(BaseModel):
-    """Frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-def _match(pattern: str, value: str, what: str) -> str:
-    if not re.fullmatch(pattern, value, re.ASCII):
-        raise ValueError(f"{what} is not well formed")
-    return value
 
 
 def _check_host(value: str) -> str:
@@ -69,7 +59,13 @@ class Program(Strict):
     arguments: Annotated[dict[str, Argument], Field(description="Arguments, in the order it takes them.")] = {}
     outputs: Annotated[dict[str, Need], Field(description="File names (or patterns) that come back.")] = {}
     ports: Annotated[dict[str, str], Field(description="MInt's port names and the files they stand for.")] = {}
+    module: Annotated[Module | None, Field(description="How MInt's users meet it: the module made of it.")] = None
     reason: Annotated[str | None, Field(description="Why, for auditors.")] = None
+
+    @model_validator(mode="after")
+    def _check_ports(self) -> Program:
+        check_ports(self.ports, self.module, self.inputs, self.outputs, self.arguments)
+        return self
 
     @field_validator("inputs", "outputs")
     @classmethod
@@ -109,6 +105,7 @@ class Program(Strict):
             {str(k): v for k, v in self.title.items()},
             self.command,
             dict(self.ports),
+            self.module.interface() if self.module else None,
         )
 
 
@@ -246,4 +243,5 @@ class Site(Strict):
             contact_mint=self.contacts.get("mint", ""),
             receipt_keys=self.receipt_keys,
             identity=identity,
+            legacy_ids=self.legacy_ids,
         )
