@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-import report_stress as stress  # noqa: E402
+import report_stress as stress
 
 PORTS = {"応力分布データ": "dat", "Abaqus入力データ": "inp", "応力分布図": "png", "最大応力": "peak"}
 WIDTH, HEIGHT, MARGIN, BAR = 1100, 760, 70, 150

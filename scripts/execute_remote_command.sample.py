@@ -6,5 +6,5 @@
 import os
 import sys
 
-os.environ["PATH"] += ":/opt/misrc/bin"
+os.environ["PATH"] += ":/usr/local/bin"
 os.execvp("misrc", ["misrc", "module", "command", *sys.argv[1:]])

@@ -16,6 +16,6 @@ for word in "$@"; do
     esac
 done
 
-PATH=$PATH:/opt/misrc/bin
+PATH=$PATH:/usr/local/bin
 # exec: a stop of the workflow reaches misrc, which stops the job at the site.
 exec misrc module command "client_name:$client_name" "client_cmd:$client_cmd" "client_files:$client_files"

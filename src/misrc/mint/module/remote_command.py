@@ -1,8 +1,8 @@
 """The predecessor's program B: `client_name:HOST client_cmd:COMMAND client_files:a,b,c`, done by `misrc run`.
 
-HOST is a site by its id, an older id or its address, COMMAND one of its programs by name or by the declared `command`. What follows
-the command is split at single spaces, and each word is the next declared argument. Everything that returns comes
-into the current directory, as it did.
+HOST is a site by its id, an older id or its address; COMMAND is one of its programs, by name or by the declared
+`command`. What follows the command is split at single spaces, and each word is the next declared argument. Everything
+that returns comes into the current directory, as it did.
 """
 
 from __future__ import annotations

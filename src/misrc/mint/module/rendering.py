@@ -15,12 +15,16 @@ from .ports import IN, OUT, Port, list_ports
 SHELL = """\
 #!/bin/sh
 # {title}: runs the program {program} at the site {site}, as both are declared.
-PATH=$PATH:/opt/misrc/bin exec misrc module run --scripts "$(dirname "$0")" {site} {program} "$@"
+PATH=$PATH:/usr/local/bin
+exec misrc module run --scripts "$(dirname "$0")" {site} {program} "$@"
 """
 PYTHON = """\
 #!/usr/bin/env python3
 # {title}: runs the program {program} at the site {site}, as both are declared.
-import os, sys; os.environ["PATH"] += ":/opt/misrc/bin"  # noqa: E401, E702
+import os
+import sys
+
+os.environ["PATH"] += ":/usr/local/bin"
 os.execvp("misrc", ["misrc", "module", "run", "--scripts", sys.path[0], "{site}", "{program}", *sys.argv[1:]])
 """
 
