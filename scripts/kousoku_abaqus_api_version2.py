@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# The module "stress distribution" at a site that comes by WebAPI; its declaration says so. MISRC_SITE names another site.
+# The module "stress distribution" at a site with WebAPI; its declaration says so. MISRC_SITE names another site.
 import os
 import sys
 

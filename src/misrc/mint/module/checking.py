@@ -104,8 +104,13 @@ def check_bytes(data: bytes, local: bool = False) -> list[Finding]:
 def _explain_syntax(error: Any) -> Finding:
     """The parser's words are for people who know XML; the place is what helps."""
     line = error.lineno or 1
-    text = re.sub(r", line \d+, column \d+.*", "", error.msg or "")
-    if "ntity" in text:
+    text = re.sub(r"(, line \d+, column \d+.*| line \d+ \(.*)", "", error.msg or "", flags=re.DOTALL)
+    open_tag = re.match(r"Opening and ending tag mismatch: (\S+) line (\d+) and (\S+)", text)
+    if open_tag:
+        return find(ERROR, int(open_tag[2]), "", "unclosed", name=open_tag[1], other=open_tag[3], last=line)
+    if "EntityRef" in text or "CharRef" in text:
+        return find(ERROR, line, "", "ampersand")
+    if "amplification" in text or "Entity" in text or "entity" in text:
         return find(ERROR, line, "", "doctype")
     if "Namespace prefix" in text:
         return find(ERROR, line, "", "prefix", why=text)
@@ -132,7 +137,12 @@ def _check_schema(root: Any) -> list[Finding]:
     if schema.validate(root):
         return []
     tree = root.getroottree()
-    return [_explain(entry, *_locate(tree, entry)) for entry in schema.error_log]
+    found: dict[tuple[int, str], Finding] = {}
+    for entry in schema.error_log:
+        finding = _explain(entry, *_locate(tree, entry))
+        # Of several words about one element the first is the cause.
+        found.setdefault((finding.line, finding.element), finding)
+    return list(found.values())
 
 
 def _locate(tree: Any, entry: Any) -> tuple[int, Any]:
@@ -179,13 +189,16 @@ def _explain(entry: Any, line: int, element: Any) -> Finding:
         return _explain_unexpected(line, place, element, expected)
     if kind in ("SCHEMAV_CVC_ELT_3_1", "SCHEMAV_CVC_ELT_3_2_1"):
         return find(ERROR, line, place, "nil" if kind.endswith("3_1") else "nil_content", name=name)
-    if kind.startswith("SCHEMAV_CVC_COMPLEX_TYPE_3"):
-        attribute = re.search(r"attribute '([^']*)'", message)
-        return find(ERROR, line, place, "attribute", name=name, attribute=attribute[1] if attribute else "?")
+    if kind.startswith("SCHEMAV_CVC_COMPLEX_TYPE_3") or kind == "SCHEMAV_CVC_TYPE_3_1_1":
+        known = (document.NIL_ATTRIBUTE, document.LOCATION_ATTRIBUTE)
+        extra = [short_name(key) for key in element.attrib if key not in known] if element is not None else []
+        return find(ERROR, line, place, "attribute", name=name, attribute=", ".join(extra) or "?")
     if kind == "SCHEMAV_CVC_COMPLEX_TYPE_2_3":
-        return find(ERROR, line, place, "text", name=name)
+        return find(ERROR, _line_of_text(element, line), place, "text", name=name)
     if name in REMEDIES and element is not None:
-        return find(ERROR, line, place, "value", REMEDIES[name], value=_shorten(element.text))
+        text = element.text or ""
+        key = "blanks" if text.strip() and text != text.strip() else "value"
+        return find(ERROR, line, place, key, REMEDIES[name], value=_shorten(text))
     return find(ERROR, line, place, "schema", why=_strip_namespaces(message))
 
 
@@ -196,22 +209,52 @@ def _explain_root(line: int, element: Any) -> Finding:
     return find(ERROR, line, short_name(tag), "root", name=short_name(tag))
 
 
+def _line_of_text(element: Any, line: int) -> int:
+    """The line of the first text between the children of an element."""
+    for child in element if element is not None else ():
+        tail = child.tail or ""
+        if tail.strip():
+            inside = int(etree.tostring(child, with_tail=False).count(b"\n"))
+            return int(child.sourceline) + inside + tail[: len(tail) - len(tail.lstrip())].count("\n")
+    return line
+
+
 def _explain_unexpected(line: int, place: str, element: Any, expected: list[str]) -> Finding:
-    """An element that stands where it must not: a slip of the pen, the wrong namespace, twice, or out of order."""
-    name = short_name(element.tag)
-    next_one = next((word for word in expected if word in NEEDED), expected[0] if expected else "")
-    local = element.tag.rpartition("}")[2]
+    """An element that stands where it must not: twice, unknown or misspelt, before its turn, or for a missing one."""
+    name, parent = short_name(element.tag), element.getparent()
     before = [child for child in element.itersiblings(preceding=True) if child.tag == element.tag]
-    many = local in ("module", "port")
-    if before and not many:
+    if name == "port":
+        return find(ERROR, line, place, "port_place")
+    if before and name != "module":
         return find(ERROR, line, place, "twice", name=name, first=before[-1].sourceline)
+    if name == "pbsNodesGroup" and parent.find(document.RESOURCE_TAGS["node_group"]) is not None:
+        return find(ERROR, line, place, "both_groups")
     if element.tag not in TAGS:
-        right = [short_name(tag) for tag in TAGS if tag.rpartition("}")[2] == local]
-        close = right or difflib.get_close_matches(local, [tag.rpartition("}")[2] for tag in TAGS], 1)
-        if close:
-            return find(ERROR, line, place, "unknown", "spelling", name=name, right=close[0])
-        return find(ERROR, line, place, "unknown", name=name)
-    return find(ERROR, line, place, "order", name=name, missing=next_one or "-")
+        return _explain_unknown(line, place, element.tag)
+    wanted = next((word for word in expected if word in NEEDED), expected[0] if expected else "-")
+    if wanted in [short_name(child.tag) for child in element.itersiblings()]:
+        return find(ERROR, line, place, "order", name=name, missing=wanted)
+    if wanted in NEEDED:
+        return find(
+            ERROR,
+            line,
+            name_element(parent),
+            "missing",
+            "missing_before",
+            name=short_name(parent.tag),
+            missing=wanted,
+            next=name,
+        )
+    return find(ERROR, line, place, "order", name=name, missing=wanted)
+
+
+def _explain_unknown(line: int, place: str, tag: str) -> Finding:
+    local, name = tag.rpartition("}")[2], short_name(tag)
+    right = [short_name(known) for known in TAGS if known.rpartition("}")[2] == local]
+    close = right or difflib.get_close_matches(local, [known.rpartition("}")[2] for known in TAGS], 1)
+    if close:
+        return find(ERROR, line, place, "unknown", "spelling", name=name, right=close[0])
+    return find(ERROR, line, place, "unknown", name=name)
 
 
 def _shorten(text: str | None) -> str:

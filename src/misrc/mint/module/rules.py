@@ -140,6 +140,6 @@ def _check_port(port: Any, place: str, side: str, seen: dict[str, int]) -> Itera
     required = _child(port, "required")
     if side == "outputPorts" and _text(required):
         yield find(ERROR, required.sourceline, f"{place}/required", "output_required")
-    if side == "inputPorts" and (required is None or _is_nil(required)):
+    if side == "inputPorts" and not _text(required):
         line = port.sourceline if required is None else required.sourceline
         yield find(WARNING, line, place, "no_required", value=text)
