@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -103,6 +104,8 @@ def declare(mint: Mint) -> None:
             },
         },
     }
+    # Through JSON, so that YAML finds no value that stands in two places, which it would write as an alias.
+    mint.declaration["programs"] = json.loads(json.dumps(programs))
     mint.declare()
 
 

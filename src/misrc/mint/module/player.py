@@ -18,7 +18,7 @@ import tempfile
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ...declare.module_rules import NODE_GROUP, normalize
 from ...job.errors import BadRequest, JobCancelled, ProgramFailed
@@ -100,12 +100,18 @@ def load_modules(path: Path, modules: str | None) -> list[Played]:
 
 
 def _find_script(path: Path, object_path: str, modules: str | None) -> Path:
-    """Below the modules directory where one is named; else beside the file, where `render` puts it."""
+    """Below the modules directory where one is named; else beside the file, or in the file's checkout."""
     folder = modules or os.environ.get("MISRC_MODULES")
-    script = Path(folder) / object_path.lstrip("/") if folder else path.parent / Path(object_path).name
-    if not (script.is_file() and os.access(script, os.X_OK)):
-        raise BadRequest(say("play.no_script", path=script, object_path=object_path))
-    return script.absolute()
+    parts = PurePosixPath(object_path).parts[1:]
+    if folder:
+        places = [Path(folder, *parts)]
+    else:
+        # A checkout keeps its files in modulesxml/, and is itself the first folder of objectPath.
+        places = [path.absolute().parent / parts[-1], path.absolute().parents[1].joinpath(*parts[1:])]
+    for script in places:
+        if script.is_file() and os.access(script, os.X_OK):
+            return script.absolute()
+    raise BadRequest(say("play.no_script", path=places[0], object_path=object_path))
 
 
 def make_stage(played: Sequence[Played], words: Sequence[str], folder: Path) -> Stage:
