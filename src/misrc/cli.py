@@ -58,6 +58,19 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=function)
     _add_site(commands)
     _add_provision(commands)
+    signing = commands.add_parser(
+        "signing-key",
+        help="the key that signs jobs for sites that ask for it; prints its public half",
+        allow_abbrev=False,
+    )
+    signing.add_argument(
+        "step",
+        nargs="?",
+        choices=("show", "make", "next", "finish", "abort"),
+        default="show",
+        help="make it; make the one that follows; let that one take its place, or destroy it",
+    )
+    signing.set_defaults(run=_signing_key)
     bundle = commands.add_parser(
         "bundle", help="write all that a host without a package index needs to install misrc", allow_abbrev=False
     )
@@ -180,6 +193,13 @@ def _provision(options: argparse.Namespace) -> int:
         options.check, options.diff, options.limit, options.user, options.ask_become_pass, options.settings
     )
     return run_playbook("provision", inventory_folder(options.inventory), words)
+
+
+def _signing_key(options: argparse.Namespace) -> int:
+    from .mint.signing import change, key_folder
+
+    print("\n".join(change(options.step, key_folder())))
+    return 0
 
 
 def _bundle(options: argparse.Namespace) -> int:
