@@ -107,7 +107,8 @@ make_environment() {
     say "Making the Python environment (once; about a minute)"
     rm -rf "$MISRC_VENV"
     "$(newest_python)" -m venv "$MISRC_VENV"
-    local wanted=(-c "$MISRC_ROOT/requirements.lock" hatchling ansible-core ansible-runner pydantic PyYAML rich)
+    local wanted=(-c "$MISRC_ROOT/requirements.lock" hatchling ansible-core ansible-runner pybase64 pydantic PyYAML rich
+      uvicorn uvloop httptools SQLAlchemy 'psycopg[binary]')
     if [ "$extras" = test ]; then wanted=(-r "$MISRC_ROOT/requirements.lock"); fi
     if [ "$extras" = scenarios ]; then wanted+=(-r "$MISRC_ROOT/molecule/requirements.txt"); fi
     "$MISRC_VENV/bin/pip" install --quiet --disable-pip-version-check "${wanted[@]}"

@@ -104,6 +104,11 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Nothing:
+    """A body that says nothing: `{}`."""
+
+
+@dataclass(frozen=True)
 class SmallInput:
     """An input that comes along with the submission; `content` is base64."""
 
