@@ -10,6 +10,7 @@ from collections.abc import Callable
 from . import __version__
 from .job import faults
 from .job.errors import MisrcError
+from .mint.module.words import add_module_commands
 
 
 def main(words: list[str] | None = None) -> int:
@@ -57,8 +58,22 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="JSON lines on standard output")
         command.set_defaults(run=function)
     _add_site(commands)
-    _add_module(commands)
+    add_module_commands(commands)
     _add_provision(commands)
+    signing = commands.add_parser(
+        "signing-key",
+        help="the key that signs jobs for sites that ask for it; prints its public half",
+        allow_abbrev=False,
+    )
+    signing.add_argument(
+        "step",
+        nargs="?",
+        choices=("show", "make", "next", "finish", "abort"),
+        default="show",
+        help="make it; make the one that follows; let that one take its place, or destroy it",
+    )
+    signing.set_defaults(run=_signing_key)
+    _add_api(commands)
     bundle = commands.add_parser(
         "bundle", help="write all that a host without a package index needs to install misrc", allow_abbrev=False
     )
@@ -157,41 +172,6 @@ def _add_site_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dry-run", action="store_true", help="show everything, write nothing")
 
 
-def _add_module(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("module", help="programs as MInt's modules: files, scripts, and a player to try them")
-    module = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, text: str, function: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-        command = module.add_parser(name, help=text, allow_abbrev=False)
-        command.set_defaults(run=function)
-        return command
-
-    render = add("render", "write the module file and the script of a declared program", _module_render)
-    run = add("run", "the module's script: takes --PORT FILE pairs, as MInt's player gives them", _module_run)
-    command = add("command", "the predecessor's words: client_name: client_cmd: client_files:", _module_command)
-    for each in (render, run, command):
-        each.add_argument("--inventory", metavar="DIR", help="the declarations (default: MISRC_INVENTORY)")
-    for each in (render, run):
-        each.add_argument("site", metavar="SITE")
-        each.add_argument("program", metavar="PROGRAM")
-    render.add_argument("--output", default=".", metavar="DIR", help="where both files go (default: here)")
-    render.add_argument("--force", action="store_true", help="write over files that differ")
-    run.add_argument("--scripts", default=".", metavar="DIR", help="the folder of the module's script")
-    run.add_argument("ports", nargs=argparse.REMAINDER, metavar="--PORT FILE")
-    command.add_argument("words", nargs=argparse.REMAINDER, metavar="WORD")
-    check = add("check", "say what is wrong with module files, where, and what to do", _module_check)
-    check.add_argument("files", nargs="+", metavar="FILE")
-    check.add_argument("--local", action="store_true", help="the modules use no site")
-    check.add_argument("--json", action="store_true", help="one JSON object for each file")
-    retire = add("retire", "mark the modules of a file as deleted", _module_retire)
-    retire.add_argument("file", metavar="FILE")
-    retire.add_argument("--id", metavar="ID", help="only the module with this id (P and 15 digits)")
-    play = add("play", "run modules one after another, as MInt's player would", _module_play)
-    play.add_argument("--modules", metavar="DIR", help="MInt's modules directory (default: beside each FILE)")
-    play.add_argument("--workdir", metavar="DIR", help="the folder of the run (default: a new one)")
-    play.add_argument("words", nargs=argparse.REMAINDER, metavar="FILE … --PORT FILE …")
-
-
 def _add_provision(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = commands.add_parser(
         "provision", help="bring MInt's node and the sites to what is declared", allow_abbrev=False
@@ -208,40 +188,64 @@ def _add_provision(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     command.set_defaults(run=_provision)
 
 
-def _module_render(options: argparse.Namespace) -> int:
-    from .mint.module.commands import render_module
-
-    return render_module(options.site, options.program, options.inventory, options.output, options.force)
-
-
-def _module_run(options: argparse.Namespace) -> int:
-    from .mint.module.script import run_module
-
-    return run_module(options.site, options.program, options.ports, options.inventory, options.scripts)
-
-
-def _module_command(options: argparse.Namespace) -> int:
-    from .mint.module.remote_command import run_command
-
-    return run_command(options.words, options.inventory)
-
-
-def _module_check(options: argparse.Namespace) -> int:
-    from .mint.module.commands import check_modules
-
-    return check_modules(options.files, options.local, options.json)
-
-
-def _module_retire(options: argparse.Namespace) -> int:
-    from .mint.module.commands import retire_module
-
-    return retire_module(options.file, options.id)
+def _add_api(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    serve = commands.add_parser("serve", help="run MInt's API server", allow_abbrev=False)
+    serve.add_argument("--config", required=True, metavar="FILE", help="the server's declaration (YAML)")
+    serve.set_defaults(run=_serve)
+    token = commands.add_parser("token", help="who may use the API server").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    for name, function, text in (
+        ("add", _token_add, "make a token, and print it this once"),
+        ("list", _token_list, "all tokens, without their secrets"),
+        ("revoke", _token_revoke, "a token counts no longer, from now on"),
+    ):
+        command = token.add_parser(name, help=text, allow_abbrev=False)
+        command.add_argument("--config", required=True, metavar="FILE", help="the server's declaration (YAML)")
+        command.set_defaults(run=function)
+        if name == "list":
+            command.add_argument("--json", action="store_true", help="JSON lines on standard output")
+            continue
+        command.add_argument("name", metavar="NAME", help="what it is called in lists and logs")
+        if name == "add":
+            _add_token_options(command)
 
 
-def _module_play(options: argparse.Namespace) -> int:
-    from .mint.module.player import play
+def _add_token_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--user", required=True, metavar="NAME", help="whose jobs it is about")
+    command.add_argument(
+        "--scope", dest="scopes", action="append", required=True, choices=["workflow", "agent", "operator"],
+        help="what it may do; may stand more than once",
+    )  # fmt: skip
+    command.add_argument("--site", dest="sites", action="append", default=[], metavar="ID", help="an agent's sites")
+    command.add_argument("--expires", metavar="TIME", help="it counts so long, as 90d")
+    command.add_argument("--take", action="store_true", help="read one that exists already from standard input")
 
-    return play(options.words, options.modules, options.workdir)
+
+def _serve(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from .api.serving import serve
+
+    return serve(Path(options.config))
+
+
+def _token_add(options: argparse.Namespace) -> int:
+    from .api.commands import add
+
+    return add(options.config, options.name, options.user, options.scopes, options.sites, options.expires, options.take)
+
+
+def _token_list(options: argparse.Namespace) -> int:
+    from .api.commands import show
+
+    return show(options.config, options.json)
+
+
+def _token_revoke(options: argparse.Namespace) -> int:
+    from .api.commands import revoke
+
+    return revoke(options.config, options.name)
 
 
 def _provision(options: argparse.Namespace) -> int:
@@ -252,6 +256,13 @@ def _provision(options: argparse.Namespace) -> int:
         options.check, options.diff, options.limit, options.user, options.ask_become_pass, options.settings
     )
     return run_playbook("provision", inventory_folder(options.inventory), words)
+
+
+def _signing_key(options: argparse.Namespace) -> int:
+    from .mint.signing import change, key_folder
+
+    print("\n".join(change(options.step, key_folder())))
+    return 0
 
 
 def _bundle(options: argparse.Namespace) -> int:

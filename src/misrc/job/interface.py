@@ -64,9 +64,13 @@ class Retry:
     interval: float = 60.0
 
 
+SSH = "ssh"
+WEBAPI = "webapi"
+
+
 @dataclass(frozen=True)
 class Interface:
-    """One site. Durations in seconds."""
+    """One site. Durations in seconds. `address` and what belongs to it is an ssh site's, `api_` a webapi site's."""
 
     id: str
     method: str
@@ -85,4 +89,9 @@ class Interface:
     contact_mint: str = ""
     receipt_keys: Tuple[str, ...] = ()
     identity: Optional[str] = None
+    api_url: str = ""
+    api_user: str = ""
+    api_ca: Optional[str] = None
+    api_token: Optional[str] = None
+    signed: bool = False
     legacy_ids: Tuple[str, ...] = ()

@@ -30,6 +30,8 @@ FAILURE = "failure.json"
 PROGRESS = "progress.json"
 SMALL = "small"
 ASKED = "asked.json"
+# The log that every site returns among the results.
+LOG = "remote_program_exec.log"
 _HASHED_BELOW = 16 << 20
 
 

@@ -80,6 +80,11 @@ def _take(folder: Path) -> int | None:
     return None
 
 
+def _environment() -> dict[str, str]:
+    """Without a token: Ansible hands its environment on to whatever it starts."""
+    return {name: value for name, value in os.environ.items() if name != "MISRC_TOKEN"}
+
+
 class Play:
     """One run of the run playbook: ready from its making, begun by `go`."""
 
@@ -92,7 +97,7 @@ class Play:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             preexec_fn=die_with_parent,
-            env={**os.environ, "MISRC_DRIVER": str(os.getpid())},
+            env={**_environment(), "MISRC_DRIVER": str(os.getpid())},
         )
 
     def go(self, job: str, connection: Path) -> None:

@@ -259,6 +259,10 @@ SITE_MESSAGES: dict[str, tuple[str, str]] = {
         "The site could not be asked; the last line of its ledger that a job told is {seq}, hash {hash}",
         "サイトに問い合わせできませんでした。ジョブで得た台帳の最終行は {seq}、ハッシュ {hash} です",
     ),
+    "retire.left": (
+        "{count} job(s) could not be ended; their records stay as they are: {jobs}",
+        "{count}件のジョブは終了を確認できませんでした。記録はそのまま残ります: {jobs}",
+    ),
     "retire.admin": (
         "The site's administrator keeps the ledger and removes: job_keys with {fingerprints}; "
         "the gate's lines in authorized_keys; the installation of '{site}' with its work root; its account",

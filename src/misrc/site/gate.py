@@ -19,13 +19,11 @@ from ..job.policy import Policy
 from ..wire.grammar import Command, Verb, parse_command
 from ..wire.refusals import EXIT_INTERNAL, Denied, Refusal, render_denial
 from ..wire.replies import Reply, render_reply
-from .contract import Contract
 from .files import opened
 from .home import Home, open_work_root, read_policy
 from .identity import exposed_key
 from .ledger import Ledger
-from .release import Releaser
-from .runner import Runner
+from .premises import open_counter, open_ledger
 from .verbs import Session
 
 REQUEST_SECONDS = 300
@@ -39,7 +37,7 @@ def serve(home: Home, site: str, key: str) -> int:
     key = exposed_key(os.environ.get("SSH_USER_AUTH", "")) if key == ANY_KEY else key
     asked, peer = _take_environment()
     os.umask(0o077)
-    ledger = _open_ledger(home, site=site, key=key, peer=peer)
+    ledger = open_ledger(home, site=site, key=key, peer=peer)
     try:
         status = _serve(home, site, ledger, asked)
     except Denied as denied:
@@ -51,15 +49,6 @@ def serve(home: Home, site: str, key: str) -> int:
         return _refuse(ledger, Denied(Refusal.INTERNAL, f"{type(error).__name__}: {error}"), asked)
     reach("gate.leave")
     return status
-
-
-def _open_ledger(home: Home, **actor: str) -> Ledger:
-    """The ledger itself, or in a root install the service that alone writes it."""
-    if home.of_host:
-        from .runner_client import RemoteLedger
-
-        return RemoteLedger(home.state, **actor)
-    return Ledger(home.state, **actor)
 
 
 def _take_environment() -> Tuple[Optional[bytes], str]:
@@ -87,15 +76,7 @@ def _serve(home: Home, site: str, ledger: Ledger, asked: Optional[bytes]) -> int
 def _run(home: Home, site: str, policy: Policy, root: int, ledger: Ledger, command: Command) -> int:
     if command.verb in (Verb.OPEN, Verb.START):
         _bound_request()
-    ledger.contract = Contract(policy)
-    runner: Runner
-    if not home.of_host:
-        runner = Runner(policy, root, ledger, Releaser(site, policy, home.key, ledger))
-    else:
-        from .runner_client import ServiceRunner
-
-        runner = ServiceRunner(policy, ledger)
-    session = Session(site, policy, root, runner, sys.stdin.buffer, sys.stdout.buffer)
+    session = Session(open_counter(home, site, policy, root, ledger), sys.stdin.buffer, sys.stdout.buffer)
     session.run(command)
     return session.exit_status
 

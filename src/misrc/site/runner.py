@@ -32,15 +32,17 @@ class Runner:
         self.ledger = ledger
         self.releaser = releaser
 
-    def run(self, job: JobFolder) -> None:
-        """See to it that somebody looks after the job."""
+    def run(self, job: JobFolder, tie: int = -1) -> None:
+        """See to it that somebody looks after the job. The supervisor holds `tie` open, so that its end shows there."""
         reach("verb.spawn")
-        supervisor.spawn(job, self.policy, self.ledger, self.releaser)
+        supervisor.spawn(job, self.policy, self.ledger, self.releaser, tie)
 
-    def revive(self, job: JobFolder, state: JobState) -> None:
-        """Start a supervisor for a job that should have one and has none."""
+    def revive(self, job: JobFolder, state: JobState, tie: int = -1) -> bool:
+        """Start a supervisor for a job that should have one and has none; whether one now holds `tie`."""
         if state in (JobState.QUEUED, JobState.RUNNING) and not supervisor.alive(job):
-            self.run(job)
+            self.run(job, tie)
+            return tie >= 0
+        return False
 
     def cancel(self, job: JobFolder) -> None:
         """Stop whatever the job started; what nobody released does not leave."""
