@@ -17,9 +17,10 @@ from misrc.declare.module_rules import FAULTS, find_path_fault, find_port_fault
 from misrc.job.codec import decode, dump_json, encode, parse_json
 from misrc.job.errors import BadRequest
 from misrc.job.interface import Interface
+from misrc.job.spec import JobSpec, parse_spec, render_spec
 from misrc.mint.messages import MESSAGES
 from misrc.mint.module.call import Call, pair_words, parse_call
-from misrc.mint.module.identity import find_identity
+from misrc.mint.module.identity import export_identity, find_identity
 from misrc.mint.module.ports import IN, OUT, list_ports
 from misrc.mint.module.remote_command import make_request
 from misrc.mint.module.rendering import make_module
@@ -250,6 +251,33 @@ def test_the_ids_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("MISRC_RUN_ID", "R2")
     monkeypatch.setenv("MISRC_USER_ID", "a: b\nc")
     assert (find_identity().run, find_identity().user) == ("R2", "a__b_c")
+
+
+def test_a_runs_token_is_handed_on_once_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MInt's token becomes that of `misrc run`, unless another is set; it is no part of what is printed."""
+    monkeypatch.setenv("miwf_api_token", "t" * 64)
+    monkeypatch.setenv("miwf_userid", "u1")
+    for name in ("MISRC_TOKEN", "MISRC_USER_ID", "MISRC_RUN_ID", "MISRC_WORKFLOW_ID"):
+        monkeypatch.setenv(name, "")  # so that it is put back as it was
+        monkeypatch.delenv(name)
+    identity = find_identity()
+    export_identity(identity)
+    assert os.environ["MISRC_TOKEN"] == "t" * 64 and "miwf_api_token" not in os.environ
+    assert os.environ["MISRC_USER_ID"] == "u1" and "t" * 64 not in repr(identity)
+    monkeypatch.setenv("miwf_api_token", "other")
+    export_identity(find_identity())
+    assert os.environ["MISRC_TOKEN"] == "t" * 64
+
+
+@pytest.mark.parametrize("origin", [{"token": "x"}, {"user": "a b"}, {"user": ""}, {"run": "x\n"}, {"run": "x" * 129}])
+def test_an_origin_that_is_not_one_is_refused(origin: dict[str, str]) -> None:
+    """A spec says user, run and workflow, as words; the legal neighbour reads back, and is left out where empty."""
+    job = "00000000-0000-4000-8000-000000000000"
+    with pytest.raises(ValueError):
+        JobSpec(job, "univ-a", "solve", origin=origin)
+    spec = JobSpec(job, "univ-a", "solve", origin={"user": "a@b", "run": "R1"})
+    assert parse_spec(render_spec(spec)) == spec
+    assert b"origin" not in render_spec(JobSpec(job, "univ-a", "solve"))
 
 
 def test_the_solver_log_has_a_line_for_start_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,7 +180,7 @@ def test_a_workflow_of_two_modules_plays_as_one(mint: Mint, tmp_path: Path) -> N
     The second module gets its inputs from the first, finds the peak and draws it; the solver log has both lines; what
     the site withholds did not come; one job was computed.
     """
-    before = len(mint.jobs())
+    before = {record["job"] for record in mint.jobs()}
     done = mint.command(
         "module",
         "play",
@@ -199,12 +199,14 @@ def test_a_workflow_of_two_modules_plays_as_one(mint: Mint, tmp_path: Path) -> N
     assert (tmp_path / "peak.txt").read_text(encoding="utf-8").startswith("21")
     assert (tmp_path / "field.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert colours(tmp_path / "field.png") > 100, "a field, not an empty sheet"
-    (record,) = mint.jobs()[before:]
+    (record,) = [record for record in mint.jobs() if record["job"] not in before]
     start, end = solver_lines(tmp_path)
     run = next(iter(re.findall(r"R\d{15}", start)))
     assert re.fullmatch(rf"{STAMP}: start: abaqus: player: {record['job']}: {run}: W000000000000000", start)
     assert re.fullmatch(rf"{STAMP}: normal end: abaqus: player: {record['job']}: {run}: W000000000000000", end)
     assert not list((tmp_path / "run").rglob("*.key"))
+    opened = [line for line in mint.site.ledger() if line["event"] == "open" and line.get("job") == record["job"]]
+    assert opened[0]["origin"] == {"user": "player", "run": run, "workflow": "W000000000000000"}
 
 
 def compute_directly(site: Site, folder: Path) -> bytes:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import sys
 import time
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from .. import __version__
 from ..job.arguments import ArgumentRefused, fill_arguments
@@ -105,7 +105,8 @@ class Counter:
         if dry_run:
             self.record("open", spec.job, dry_run=True)
             return None
-        self.record("open", spec.job, program=spec.program, files=spec.files, bytes=spec.bytes)
+        told: Dict[str, Any] = {"origin": dict(spec.origin)} if spec.origin else {}
+        self.record("open", spec.job, program=spec.program, files=spec.files, bytes=spec.bytes, **told)
         return self._create(spec, inline, signature)
 
     def find(self, job: str) -> JobFolder:

@@ -1,4 +1,7 @@
-"""Which run of MInt this is: user, run, workflow and token, as MInt's own library tells them, or the environment."""
+"""Which run of MInt this is: user, run, workflow and token, as MInt's own library tells them, or the environment.
+
+`misrc run` reads them out of its own variables, for its record, the site's ledger and MInt's API server.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ import re
 from dataclasses import dataclass
 
 UNKNOWN = "unknown"
+TOKEN = "MISRC_TOKEN"
 
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """The ids of a run; what is not known is `unknown`. The token stays in the environment, where it came from."""
+    """The ids of a run; what is not known is `unknown`. The token is in the environment alone, and never shown."""
 
     user: str = UNKNOWN
     run: str = UNKNOWN
@@ -35,6 +39,17 @@ def find_identity() -> RunIdentity:
     return RunIdentity(**{name: _clean(value) for name, value in found.items()})
 
 
+def export_identity(identity: RunIdentity) -> None:
+    """Hand the run on to `misrc run`: its ids, and its token where MInt gave one and no other is set."""
+    for name in ("user", "run", "workflow"):
+        value = getattr(identity, name)
+        if value != UNKNOWN:
+            os.environ.setdefault(f"MISRC_{name.upper()}_ID", value)
+    token = os.environ.pop("miwf_api_token", "") or str(getattr(_load_library(), "miwf_api_token", "") or "")
+    if token:
+        os.environ.setdefault(TOKEN, token)
+
+
 def _load_library() -> object:
     try:
         return importlib.import_module("miapi.system.runinfo")
@@ -45,4 +60,4 @@ def _load_library() -> object:
 
 def _clean(text: str) -> str:
     """A word that cannot break the line of a log."""
-    return re.sub(r"[^\w.@-]", "_", text)[:128] or UNKNOWN
+    return re.sub(r"[^A-Za-z0-9._@-]", "_", text)[:128] or UNKNOWN

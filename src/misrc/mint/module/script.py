@@ -23,7 +23,7 @@ from ..retrieval import copy_whole
 from ..run import Stopped, run, stoppable
 from ..sites import load_site
 from .call import Call, parse_call
-from .identity import UNKNOWN, find_identity
+from .identity import export_identity, find_identity
 from .ports import list_ports
 from .solver_log import SolverLog
 from .steps import run_steps
@@ -43,8 +43,7 @@ def run_module(site: str, program: str, words: Sequence[str], inventory: str | N
         raise BadRequest(say("program.unknown", site=site, program=program, known=known))
     call = parse_call(words, list_ports(declared))
     identity = find_identity()
-    if identity.run != UNKNOWN:
-        os.environ.setdefault("MISRC_RUN_ID", identity.run)
+    export_identity(identity)
     module = declared.module or _PLAIN
     log = SolverLog(module.solver or program, identity)
     place = Path(scripts).absolute()

@@ -18,7 +18,7 @@ from ..messages import say
 
 STOP_SECONDS = 5
 # What only `misrc run` needs.
-_KEPT_BACK = ("miwf_api_token", "MISRC_TOKEN", "MISRC_API_TOKEN")
+_KEPT_BACK = ("miwf_api_token", "MISRC_TOKEN")
 
 
 def run_steps(steps: Sequence[Sequence[str]], folder: Path, scripts: Path) -> None:
