@@ -92,6 +92,21 @@ MODULE_MESSAGES: dict[str, tuple[str, str]] = {
         "モジュール '{module}' が終了コード {status} で終了しました",
     ),
     "play.stopped": ("the workflow was stopped", "ワークフローを停止しました"),
+    # -- the practice site --
+    "practice.usage": (
+        "name the program, its executable file, and the file of its declaration",
+        "プログラム名、実行ファイル、定義ファイルを指定してください",
+    ),
+    "practice.root": (
+        "the gate never runs as root; use an ordinary account",
+        "ゲートはrootでは動作しません。一般アカウントで実行してください",
+    ),
+    "practice.program": ("{path} is no executable file", "{path} は実行可能なファイルではありません"),
+    "practice.failed": ("{command} failed: {why}", "{command} が失敗しました: {why}"),
+    "practice.up": (
+        "the site '{site}' answers on this machine and runs '{program}'; now: . {env}",
+        "練習用サイト '{site}' が '{program}' を実行できます。次を実行してください: . {env}",
+    ),
     # -- the predecessor's words --
     "command.usage": (
         "'{word}': the words are client_name:HOST client_cmd:COMMAND client_files:FILE,FILE",

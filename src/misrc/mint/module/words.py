@@ -36,6 +36,10 @@ def add_module_commands(commands: "argparse._SubParsersAction[argparse.ArgumentP
     retire = add("retire", "mark the modules of a file as deleted", _module_retire)
     retire.add_argument("file", metavar="FILE")
     retire.add_argument("--id", metavar="ID", help="only the module with this id (P and 15 digits)")
+    practice = add("practice", "a practice site on this machine for one program", _module_practice)
+    practice.add_argument("--folder", default="practice", metavar="DIR", help="where it lives (default: practice)")
+    practice.add_argument("--stop", action="store_true", help="end its sshd; the folder stays")
+    practice.add_argument("what", nargs="*", metavar="NAME PROGRAM DECLARATION")
     play = add("play", "run modules one after another, as MInt's player would", _module_play)
     play.add_argument("--modules", metavar="DIR", help="MInt's modules directory (default: beside each FILE)")
     play.add_argument("--workdir", metavar="DIR", help="the folder of the run (default: a new one)")
@@ -70,6 +74,18 @@ def _module_retire(options: argparse.Namespace) -> int:
     from .commands import retire_module
 
     return retire_module(options.file, options.id)
+
+
+def _module_practice(options: argparse.Namespace) -> int:
+    from ...job.errors import BadRequest
+    from ..messages import say
+    from .practice import start_practice, stop_practice
+
+    if options.stop:
+        return stop_practice(options.folder)
+    if len(options.what) != 3:
+        raise BadRequest(say("practice.usage"))
+    return start_practice(options.folder, *options.what)
 
 
 def _module_play(options: argparse.Namespace) -> int:
