@@ -54,9 +54,9 @@ def start_practice(place: str, program: str, path: str, declaration: str) -> int
         raise BadRequest(say("practice.program", path=path))
     declared = read_variables(Path(declaration))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    stop_practice(place)
     port = _free_port()
     _write_declaration(folder, port, {program: declared})
+    stop_practice(place)
     _install(folder, program, Path(path).absolute(), declared)
     _start_sshd(folder, port)
     env = folder / "env"
