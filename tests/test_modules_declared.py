@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from misrc.job.interface import Interface
 from misrc.job.spec import JobSpec, parse_spec, render_spec
 from misrc.mint.messages import MESSAGES
 from misrc.mint.module.call import Call, pair_words, parse_call
+from misrc.mint.module.checking import check_bytes
+from misrc.mint.module.document import parse_modules, render_modules
 from misrc.mint.module.identity import export_identity, find_identity
 from misrc.mint.module.ports import IN, OUT, list_ports
 from misrc.mint.module.remote_command import make_request
@@ -157,11 +161,40 @@ def test_a_module_without_descriptor_or_result_is_not_rendered() -> None:
         make_module(site(module=None), "solve")
 
 
+def test_the_script_stays_lean() -> None:
+    """What waits for a job holds no parser of declarations or module files, and nothing of Ansible."""
+    heavy = "{'pydantic', 'lxml', 'yaml', 'ansible', 'rich', 'PIL'}"
+    code = f"import sys, misrc.mint.module.script; sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-I", "-c", code], check=False).returncode == 0
+    control = f"import sys, misrc.mint.module.checking; sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-I", "-c", control], check=False).returncode == 1
+
+
+words = st.text(st.characters(codec="utf-8", min_codepoint=0x20, exclude_characters="\ufffe\uffff"), max_size=20)
+
+
+@given(words, words, words, st.lists(st.sampled_from(["データ", "結果", "記録", "表"]), unique=True))
+def test_what_a_declaration_renders_is_good(title: str, description: str, unit: str, described: list[str]) -> None:
+    """Whatever the texts: the rendered file has no error, and says what was declared."""
+    module = program()["module"]
+    for name in described:
+        module["ports"][name] |= {"description": description, "unit": unit, "default": title}
+    made = make_module(site(title={"ja": "x" + title}, module={**module, "description": description}), "solve")
+    data = render_modules(made)
+    assert [finding for finding in check_bytes(data) if finding.level == "error"] == []
+    assert parse_modules(data) == made and made.modules[0].title == "x" + title
+
+
 @given(st.text(max_size=12))
 def test_a_port_is_one_word_of_a_command(name: str) -> None:
     """What passes as a port's name holds nothing by which a shell would split, expand or end it."""
     if find_port_fault(name) is None:
-        assert not set(name) & set(" \t\n\"'`$\\;|&<>(){}[]*?!#=") and name.isprintable() and name[0] != "-"
+        assert (
+            not set(name) & set(" \t\n\"'`$\\;|&<>(){}[]*?!#=/")
+            and name.isprintable()
+            and name[0] != "-"
+            and name not in (".", "..")
+        )
 
 
 def test_every_fault_has_a_message() -> None:

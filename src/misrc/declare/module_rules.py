@@ -29,6 +29,7 @@ FAULTS = {
     "hyphen": "it begins with a hyphen",
     "control": "it holds a control character",
     "space": "it holds a space",
+    "slash": "it holds a / or is . or ..",
     "unsafe": "it holds a character that a shell would read",
     "relative": "it does not begin with /",
     "home": "it begins with /home",
@@ -44,6 +45,8 @@ def find_port_fault(name: str) -> str | None:
         return "long"
     if name.startswith("-"):
         return "hyphen"
+    if "/" in name or name in (".", ".."):
+        return "slash"
     if any(c.isspace() for c in name):
         return "space"
     if any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn") for c in name):

@@ -24,6 +24,10 @@ MODULE_MESSAGES: dict[str, tuple[str, str]] = {
         "the port '{port}' has no descriptor; write it under module.ports.{port}.descriptor",
         "ポート '{port}' に記述子がありません。module.ports.{port}.descriptor に書いてください",
     ),
+    "module.text": (
+        "a text of the declaration holds a character that XML cannot: {why}",
+        "定義の文字列にXMLで使えない文字があります: {why}",
+    ),
     "module.exists": (
         "{path} exists and differs; --force writes it over",
         "{path} は既にあり内容が異なります。--force で上書きします",
@@ -126,6 +130,7 @@ MODULE_MESSAGES: dict[str, tuple[str, str]] = {
     "why.hyphen": ("it begins with a hyphen", "ハイフンで始まっています"),
     "why.control": ("it holds a control character", "制御文字があります"),
     "why.space": ("it holds a space", "空白があります"),
+    "why.slash": ("it holds a / or is . or ..", "/ を含むか、. または .. です"),
     "why.unsafe": ("it holds a character that a shell would read", "シェルが解釈する文字があります"),
     "why.relative": ("it does not begin with /", "/ で始まっていません"),
     "why.home": ("it begins with /home", "/home で始まっています"),

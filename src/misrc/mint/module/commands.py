@@ -22,7 +22,10 @@ def render_module(site: str, program: str, inventory: str | None, output: str, f
     # Not the lean `load_site`: only the file itself has the ports in their order.
     declared = find_declaration(site, inventory).site
     folder = Path(output)
-    data = render_modules(make_module(declared, program))
+    try:
+        data = render_modules(make_module(declared, program))
+    except ValueError as error:
+        raise BadRequest(say("module.text", why=error)) from None
     name, script = make_script(declared, program)
     wrong = [finding for finding in check_bytes(data) if finding.level == ERROR]
     if wrong:

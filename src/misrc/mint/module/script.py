@@ -48,26 +48,27 @@ def run_module(site: str, program: str, words: Sequence[str], inventory: str | N
     log = SolverLog(module.solver or program, identity)
     place = Path(scripts).absolute()
     well = False
+    # Made now, it loads while the inputs are looked at; nothing of it lives while declared commands run.
+    play = None if module.before else Play()
     try:
         with stoppable():
             _enter(call)
             run_steps(module.before, call.folder, place)
             inputs = _name_inputs(declared, call)
-            _run_job(RunRequest(site, program, inputs, (), call.arguments(), inventory=str(folder)), log)
+            request = RunRequest(site, program, inputs, (), call.arguments(), inventory=str(folder))
+            record = run(request, None, False, Display(), play or Play(), log.start)
+            for name in record.delivered:
+                print(Path(record.results, name), file=sys.stderr)
             run_steps(module.after, call.folder, place)
             deliver(declared, call)
             well = True
     except Stopped:
         raise JobCancelled(say("call.stopped")) from None
     finally:
+        if play is not None:
+            play.end()
         log.end(well)
     return 0
-
-
-def _run_job(request: RunRequest, log: SolverLog) -> None:
-    record = run(request, None, False, Display(), Play(), log.start)
-    for name in record.delivered:
-        print(Path(record.results, name), file=sys.stderr)
 
 
 def _enter(call: Call) -> None:
