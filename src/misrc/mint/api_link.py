@@ -6,16 +6,14 @@ import base64
 import contextlib
 import hashlib
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..job.errors import BadRequest, MisrcError, Unreachable
-from ..job.following import Found, identify
+from ..job.following import Found
 from ..job.interface import Interface
-from ..job.manifest import Entry, Manifest, total_bytes
+from ..job.manifest import Entry, Manifest, identify, total_bytes
 from ..job.names import NameSet
 from ..job.spec import OpenRequest, render_spec
 from ..job.states import JobState
@@ -31,6 +29,7 @@ from .jobs import LOG, InputFile
 from .link import Answer, Later, Link, OnProgress, Untrusted
 from .messages import say
 from .reasons import WAITS_AGENT, render_silent
+from .scratch import make_scratch, remove_scratch
 
 # How long a cancel may take until the site has heard of it and stopped the job.
 CANCEL_SECONDS = 15
@@ -57,12 +56,12 @@ class ApiLink(Link):
     @classmethod
     def make(cls, site: Interface) -> ApiLink:
         """A way with a private folder of its own."""
-        folder = Path(tempfile.mkdtemp(prefix="misrc-"))
+        folder = make_scratch()
         try:
             keep_token(site, folder)
             return cls(site, folder)
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_scratch(folder)
             raise
 
     @property
@@ -83,7 +82,7 @@ class ApiLink(Link):
     def close(self) -> None:
         """Let go of the connection, and forget the token."""
         self._client.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_scratch(self.folder)
 
     # -- the verbs ----------------------------------------------------------------------------------------------
 

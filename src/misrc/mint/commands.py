@@ -21,6 +21,7 @@ from .messages import say
 from .reasons import explain_waiting
 from .request import RunRequest, check_request, refuse_expired
 from .run import cancel_job, resume, run
+from .scratch import sweep_scratch
 from .sites import load_site
 
 FOLLOW_SECONDS = 2
@@ -40,6 +41,8 @@ def run_job(request: RunRequest, job: str | None, new: bool, play: Play | None, 
     display = Display(quiet=as_json)
     if play is None:
         return _run_dry(request, display, as_json)
+    # Here and not in `tend` alone, whose service has a /tmp of its own.
+    sweep_scratch()
     record = run(request, job, new, display, play)
     if as_json:
         _print_json(record)
@@ -190,6 +193,7 @@ def fetch(job: str, as_json: bool) -> int:
 def tend(as_json: bool) -> int:
     """`misrc tend`: finish what nobody looks after: pending cancels, unfetched results, closing."""
     worst, found = 0, False
+    sweep_scratch()
     for record in list_jobs():
         store = JobStore(record.job)
         if record.state is JobState.CLOSED or store.is_driven():

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 import time
@@ -28,6 +27,7 @@ from .jobs import InputFile
 from .launch import die_with_parent
 from .link import Answer, Link, OnProgress, Untrusted
 from .places import existing, identity_file, jump_identity, next_identity
+from .scratch import make_scratch, remove_scratch
 
 SSH = "/usr/bin/ssh"
 SESSION_SECONDS = 900.0
@@ -56,7 +56,7 @@ class Connection(Link):
     @classmethod
     def make(cls, site: Interface) -> Connection:
         """A connection with a private folder of its own."""
-        folder = Path(tempfile.mkdtemp(prefix="misrc-"))
+        folder = make_scratch()
         known_hosts = folder / "known_hosts"
         known_hosts.write_text(render_known_hosts(site), encoding="utf-8")
         identity = identity_file(site.id, site.identity)
@@ -70,7 +70,7 @@ class Connection(Link):
                 existing(jump_identity(identity)),
             )
         except ValueError as error:
-            shutil.rmtree(folder)
+            remove_scratch(folder)
             raise BadRequest(f"{folder}, {identity}: {error}") from None
         (folder / "config").write_text(config, encoding="utf-8")
         return cls(site, folder)
@@ -105,7 +105,7 @@ class Connection(Link):
     def close(self) -> None:
         """End the connection and remove its folder."""
         self.release()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_scratch(self.folder)
 
     def look_after(self) -> None:
         """Reap a shared connection that ended, so that nobody waits for it."""
@@ -253,7 +253,7 @@ class Connection(Link):
         """By rsync."""
         from .transfer import get
 
-        return self.retrying(lambda: get(self, job, target, tell))
+        return self.retrying(lambda: get(self, job, manifest, target, tell))
 
 
 def _exchange(

@@ -1,27 +1,29 @@
 """Retrieve: fetch what the site released, check every byte against the manifest and the receipt, deliver, close.
 
-Results arrive in a private, empty folder beside their destination; only declared names are taken out of it. Exit
-codes of transfer tools decide nothing.
+Results arrive in a private, empty folder of their own; only declared names are taken out of it. Exit codes of
+transfer tools decide nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..job.codec import CodecError
 from ..job.errors import BadRequest, MisrcError, Refused
 from ..job.faults import reach
-from ..job.following import Found, identify
+from ..job.following import Found
 from ..job.interface import REQUIRED
-from ..job.manifest import Manifest, hash_descriptor, parse_manifest, total_bytes
+from ..job.manifest import Manifest, hash_descriptor, identify, parse_manifest, total_bytes
 from ..job.names import NameSet, check_result_name
 from ..job.quantities import format_size
 from ..job.receipt import NAMESPACE, parse_receipt
@@ -53,10 +55,11 @@ def retrieve(store: JobStore, link: Link) -> MintJob:
 def close(store: JobStore, link: Link) -> None:
     """Tell the site that MInt has what it needs."""
     record = store.read()
+    told = {}
     with contextlib.suppress(Refused):
         reply, _ = link.retrying(lambda: link.finish(record.job))
-        store.update(checkpoint=reply.checkpoint)
-    store.advance(JobState.CLOSED)
+        told = {"checkpoint": reply.checkpoint}
+    store.advance(JobState.CLOSED, **told)
 
 
 def _read_manifest(store: JobStore, link: Link) -> Manifest:
@@ -75,12 +78,10 @@ def _mismatch(store: JobStore, link: Link) -> MisrcError:
 
 
 def _deliver_all(store: JobStore, link: Link, record: MintJob, manifest: Manifest) -> MintJob:
-    results = Path(record.results)
-    arriving = results / f".misrc-{record.job}"
+    arriving = _choose_folder(Path(record.results), f".misrc-{record.job}")
     try:
-        results.mkdir(parents=True, exist_ok=True)
-        arriving.mkdir(mode=0o700, exist_ok=True)
-        _check_space(results, arriving, manifest)
+        arriving.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_space(arriving, manifest)
         _receive(store, link, arriving, manifest)
         reach("retrieve.received")
         names = _deliver(link, record, arriving, manifest)
@@ -90,11 +91,17 @@ def _deliver_all(store: JobStore, link: Link, record: MintJob, manifest: Manifes
     return store.advance(JobState.RETRIEVED, delivered=tuple(names))
 
 
-def _check_space(results: Path, arriving: Path, manifest: Manifest) -> None:
+def _choose_folder(results: Path, name: str) -> Path:
+    """Where results arrive: beside a results folder that is still to be made, so that it can become it; else inside."""
+    beside = results.parent / name
+    return results / name if results.exists() and not beside.exists() else beside
+
+
+def _check_space(arriving: Path, manifest: Manifest) -> None:
     needed = total_bytes(manifest) - sum(path.stat().st_size for path in arriving.rglob("*") if path.is_file())
-    free = shutil.disk_usage(results).free
+    free = shutil.disk_usage(arriving).free
     if needed > free:
-        raise BadRequest(say("results.space", path=results, needed=format_size(needed), free=format_size(free)))
+        raise BadRequest(say("results.space", path=arriving.parent, needed=format_size(needed), free=format_size(free)))
 
 
 def _receive(store: JobStore, link: Link, arriving: Path, manifest: Manifest) -> None:
@@ -124,22 +131,29 @@ def _write_private(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def _verify(
-    store: JobStore, link: Link, arriving: Path, manifest: Manifest, found: Mapping[str, Found]
-) -> None:
+def _verify(store: JobStore, link: Link, arriving: Path, manifest: Manifest, found: Mapping[str, Found]) -> None:
     """Exactly the manifest's files, with the manifest's content; anything else discards the whole."""
-    base = f"{arriving}/"
-    arrived: set[str] = set()
-    for folder, folders, names in os.walk(arriving):
-        if any(os.path.islink(f"{folder}/{name}") for name in folders):
-            raise _discard(store, link, arriving)
-        inner = f"{folder}/"[len(base) :]
-        arrived.update(inner + name for name in names)
-    if arrived != {entry.name for entry in manifest}:
+    arrived = _list_arrived(arriving)
+    if arrived.keys() != {entry.name for entry in manifest}:
         raise _discard(store, link, arriving)
     for entry in manifest:
-        if _measure(base + entry.name, entry.size, found.get(entry.name)) != (entry.size, entry.sha256):
+        if _measure(arrived[entry.name], entry.size, found.get(entry.name)) != (entry.size, entry.sha256):
             raise _discard(store, link, arriving)
+
+
+def _list_arrived(arriving: Path) -> dict[str, os.DirEntry[str]]:
+    """Everything below the folder that is not itself a folder, by its relative name; links are not followed."""
+    arrived = {}
+    folders = [("", str(arriving))]
+    while folders:
+        prefix, folder = folders.pop()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append((f"{prefix}{entry.name}/", entry.path))
+                else:
+                    arrived[prefix + entry.name] = entry
+    return arrived
 
 
 def _discard(store: JobStore, link: Link, arriving: Path) -> MisrcError:
@@ -147,38 +161,58 @@ def _discard(store: JobStore, link: Link, arriving: Path) -> MisrcError:
     return _mismatch(store, link)
 
 
-def _measure(path: str, size: int, found: Found | None) -> tuple[int, str]:
-    """Size and sha256 of what arrived; a file that was followed to its end is not read again."""
+def _measure(file: os.DirEntry[str], size: int, found: Found | None) -> tuple[int, str]:
+    """Size and sha256 of what arrived; a file that was hashed on its way and is still the same is not read again."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return -1, ""
-    try:
-        if found is not None and found.identity == identify(os.fstat(descriptor)):
+        if found is not None and found.identity == identify(file.stat(follow_symlinks=False)):
             return found.size, found.sha256
-        return hash_descriptor(descriptor, size)
+        descriptor = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return hash_descriptor(descriptor, size)
+        finally:
+            os.close(descriptor)
     except OSError:
         return -1, ""
-    finally:
-        os.close(descriptor)
 
 
 def _deliver(link: Link, record: MintJob, arriving: Path, manifest: Manifest) -> list[str]:
     """Move declared files into the results folder, each whole or not at all; the names that were taken."""
     declared = NameSet([*link.site.programs[record.program].outputs, LOG])
-    taken = [entry for entry in manifest if entry.name in declared]
-    for folder in {os.path.dirname(entry.name) for entry in taken}:
-        os.makedirs(f"{record.results}/{folder}", exist_ok=True)
-    source, target = os.open(arriving, _FOLDER), os.open(record.results, _FOLDER)
+    taken = [entry.name for entry in manifest if entry.name in declared]
+    for name in record.copies.keys() & set(taken):
+        copy_whole(arriving / name, Path(record.copies[name]))
+    results = Path(record.results)
+    results.mkdir(parents=True, exist_ok=True)
+    if len(taken) < len(manifest) or not _replace_empty(results, arriving):
+        _move_each(taken, arriving, results)
+    return taken
+
+
+def _replace_empty(results: Path, arriving: Path) -> bool:
+    """Let the folder of arrived files become the results folder: one rename. False: it cannot, or holds folders."""
+    if arriving.parent == results or any(entry.is_dir(follow_symlinks=False) for entry in os.scandir(arriving)):
+        return False
+    arriving.chmod(stat.S_IMODE(results.stat().st_mode))
     try:
-        for entry in taken:
-            if entry.name in record.copies:
-                copy_whole(arriving / entry.name, Path(record.copies[entry.name]))
-            os.replace(entry.name, entry.name, src_dir_fd=source, dst_dir_fd=target)
+        arriving.rename(results)
+    except OSError as error:
+        # Somebody put something there meanwhile.
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
+
+
+def _move_each(names: Sequence[str], arriving: Path, results: Path) -> None:
+    for folder in {os.path.dirname(name) for name in names}:
+        (results / folder).mkdir(parents=True, exist_ok=True)
+    source, target = os.open(arriving, _FOLDER), os.open(results, _FOLDER)
+    try:
+        for name in names:
+            os.replace(name, name, src_dir_fd=source, dst_dir_fd=target)
     finally:
         os.close(source)
         os.close(target)
-    return [entry.name for entry in taken]
 
 
 def copy_whole(source: Path, target: Path) -> None:

@@ -14,8 +14,10 @@ from pathlib import Path
 
 from ..job.errors import MisrcError, Refused, Unreachable
 from ..job.following import Follower, Found
+from ..job.manifest import Manifest
 from ..wire.refusals import Refusal
 from ..wire.rsync import get_argv, put_argv, split_names
+from .arrival import Arrival
 from .connection import Connection, last_line
 from .jobs import InputFile
 from .launch import die_with_parent
@@ -48,14 +50,16 @@ def _put_once(
             raise
 
 
-def get(connection: Connection, job: str, target: Path, tell: Callable[[int], None]) -> Mapping[str, Found]:
-    """One transfer of all results, with large files hashed while they arrive; what was hashed and still counts."""
+def get(
+    connection: Connection, job: str, manifest: Manifest, target: Path, tell: Callable[[int], None]
+) -> Mapping[str, Found]:
+    """One transfer of all results, with files hashed while they arrive; what was hashed and still counts."""
     folder = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    follower = Follower(folder)
+    follower, arrival = Follower(folder), Arrival(folder, manifest)
     try:
         clean = run_rsync(connection, get_argv(RSYNC, connection.rsh(), job), str(target), tell)
     finally:
-        found = follower.finish()
+        found = {**arrival.finish(), **follower.finish()}
         os.close(folder)
     return found if clean else {}
 

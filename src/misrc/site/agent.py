@@ -8,6 +8,7 @@ is no way to change policy, configuration or code from there.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -45,6 +46,7 @@ class Agent:
         self._ties = Ties()
         self._poller = self._ties.poller
         self._clerk = Clerk(premises.counter(), self._ties, clients(), server, clients)
+        self._clerk.say = self.say
         self._errands: Dict[str, Errand] = {}
         # Whether the policy can be trusted now; if not, nothing begins and nothing leaves.
         self._sound = True
@@ -64,6 +66,9 @@ class Agent:
         """Until a signal says to stop. Jobs go on without us, and the next agent takes them up."""
         self._catch_signals()
         self._adopt()
+        # What is here now stays: forks then share these pages, and never write to them to count.
+        gc.collect()
+        gc.freeze()
         try:
             while not self._stopping:
                 self._ask()
@@ -269,6 +274,7 @@ class Agent:
             # A burst of work must not keep the next question waiting.
             if not self._waits and time.monotonic() >= self._ask_at and not self._stopping:
                 self._ask()
+        self._ties.reap()
         self._forget()
 
     def _forget(self) -> None:

@@ -10,17 +10,17 @@ import hashlib
 import os
 import sys
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 from .. import __version__
 from ..job.arguments import ArgumentRefused, fill_arguments
 from ..job.codec import CodecError
-from ..job.following import identify
 from ..job.manifest import (
     MAX_DOCUMENT_BYTES,
     Entry,
     Manifest,
     hash_descriptor,
+    identify,
     parse_manifest,
     total_bytes,
 )
@@ -30,7 +30,7 @@ from ..job.spec import MAX_INLINE_BYTES, JobSpec
 from ..job.states import JobState, Outcome
 from ..wire.refusals import Denied, Refusal
 from ..wire.replies import Hello
-from . import files, jobs, keeper, transfer, workspace
+from . import door, files, jobs, keeper, workspace
 from .jobs import JobFolder
 from .release import MANIFEST, RECEIPT, SIGNATURE
 from .runner import Runner, way
@@ -38,6 +38,8 @@ from .signatures import check_signature
 
 # Room that a site keeps for records and logs when it says how much is free.
 SPACE_MARGIN = 64 << 20
+Records = Tuple[Tuple[str, bytes], ...]
+
 # Results that need no transfer of their own: so many files, of MAX_INLINE_BYTES in all.
 SMALL_FILES = 64
 
@@ -82,14 +84,16 @@ class Counter:
         self,
         spec: JobSpec,
         entries: Manifest = (),
-        inline: "Tuple[Tuple[str, bytes], ...]" = (),
+        inline: Records = (),
         dry_run: bool = False,
         signature: Optional[str] = None,
+        beside: Records = (),
     ) -> Optional[JobFolder]:
         """The job's folder, made if it is not there yet; None after a dry run of a new job.
 
         `entries` are the inputs as far as they are known by now, `inline` the bytes of those that came along.
-        `signature` is MInt's over the spec; a job that is there already needs none.
+        `signature` is MInt's over the spec; a job that is there already needs none. A new folder gets what the door
+        keeps `beside` the files: paths in it, and their bytes.
         """
         if spec.site != self.site:
             raise Denied(Refusal.SITE, "the job spec is for another site")
@@ -107,7 +111,7 @@ class Counter:
             return None
         told: Dict[str, Any] = {"origin": dict(spec.origin)} if spec.origin else {}
         self.record("open", spec.job, program=spec.program, files=spec.files, bytes=spec.bytes, **told)
-        return self._create(spec, inline, signature)
+        return self._create(spec, inline, signature, beside)
 
     def find(self, job: str) -> JobFolder:
         """The folder of a job that was opened; Denied(UNKNOWN_JOB) or Denied(GONE) where there is none."""
@@ -168,9 +172,9 @@ class Counter:
         limits = self.policy.limits
         return limits.jobs + limits.waiting - sum(1 for _ in jobs.read_unfinished(self.root, self.policy.work_root))
 
-    def _create(self, spec: JobSpec, inline: "Tuple[Tuple[str, bytes], ...]", signature: Optional[str]) -> JobFolder:
+    def _create(self, spec: JobSpec, inline: Records, signature: Optional[str], beside: Records) -> JobFolder:
         try:
-            return jobs.create_job(self.root, self.policy.work_root, spec, list(inline), signature)
+            return jobs.create_job(self.root, self.policy.work_root, spec, list(inline), signature, beside)
         except OSError as error:
             existing = self._existing(spec)
             if existing is None:
@@ -196,10 +200,11 @@ class Counter:
         with job.lock():
             if job.read().state.started:
                 return
-            if transfer.transfer_running(job, "in"):
+            if door.transfer_running(job, "in"):
                 raise Denied(Refusal.BUSY, "a transfer is still running")
             _check_inputs(job, manifest)
-            files.write_record(job.folder, workspace.INPUTS, document)
+            if files.read_record(job.folder, workspace.INPUTS, MAX_DOCUMENT_BYTES) != document:
+                files.write_record(job.folder, workspace.INPUTS, document)
             job.advance(*way(job.read().state, JobState.QUEUED))
 
     def refuse(self, job: JobFolder, refusal: Refusal) -> None:
@@ -288,18 +293,21 @@ def _check_inputs(job: JobFolder, manifest: Manifest) -> None:
     with files.opened(job.sub("in")) as folder:
         if set(os.listdir(folder)) != {entry.name for entry in manifest}:
             raise Denied(Refusal.INPUTS, "other files arrived than were announced")
-        found = transfer.read_found(job)
+        found = door.read_found(job)
         for entry in manifest:
-            _check_input(folder, entry, found)
+            if not _is_announced(folder, entry, found.get(entry.name)):
+                raise Denied(Refusal.INPUTS, "a file is not the announced one")
 
 
-def _check_input(folder: int, entry: Entry, found: "Dict[str, List[object]]") -> None:
+def _is_announced(folder: int, entry: Entry, found: object) -> bool:
+    """Whether the file is a plain one with the entry's content; `found` is what a transfer noted of it."""
     try:
         descriptor, status = files.open_known(folder, entry.name, single=True)
     except OSError:
         raise Denied(Refusal.INPUTS, "what arrived is not a plain file") from None
-    with files.opened(descriptor):
-        if found.get(entry.name) == [entry.size, entry.sha256, identify(status)]:
-            return
-        if status.st_size != entry.size or hash_descriptor(descriptor, entry.size)[1] != entry.sha256:
-            raise Denied(Refusal.INPUTS, "a file is not the announced one")
+    try:
+        if found is not None and found == [entry.size, entry.sha256, identify(status)]:
+            return True
+        return status.st_size == entry.size and hash_descriptor(descriptor, entry.size)[1] == entry.sha256
+    finally:
+        os.close(descriptor)

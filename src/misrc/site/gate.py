@@ -21,7 +21,6 @@ from ..wire.refusals import EXIT_INTERNAL, Denied, Refusal, render_denial
 from ..wire.replies import Reply, render_reply
 from .files import opened
 from .home import Home, open_work_root, read_policy
-from .identity import exposed_key
 from .ledger import Ledger
 from .premises import open_counter, open_ledger
 from .verbs import Session
@@ -34,7 +33,7 @@ _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C", "HOME": "/nonexistent"}
 def serve(home: Home, site: str, key: str) -> int:
     """Serve the one request of this connection; the exit status says allowed, refused or failed."""
     reach("gate.enter")
-    key = exposed_key(os.environ.get("SSH_USER_AUTH", "")) if key == ANY_KEY else key
+    key = _exposed_key() if key == ANY_KEY else key
     asked, peer = _take_environment()
     os.umask(0o077)
     ledger = open_ledger(home, site=site, key=key, peer=peer)
@@ -49,6 +48,12 @@ def serve(home: Home, site: str, key: str) -> int:
         return _refuse(ledger, Denied(Refusal.INTERNAL, f"{type(error).__name__}: {error}"), asked)
     reach("gate.leave")
     return status
+
+
+def _exposed_key() -> str:
+    from .identity import exposed_key
+
+    return exposed_key(os.environ.get("SSH_USER_AUTH", ""))
 
 
 def _take_environment() -> Tuple[Optional[bytes], str]:

@@ -5,13 +5,12 @@ Each function says what is weaker where the kernel does not offer it, and `weakn
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import subprocess
 import sys
 import time
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -20,10 +19,15 @@ _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
 _FICLONE = 0x40049409
 
-_libc = ctypes.CDLL(None, use_errno=True)
 _linux = sys.platform.startswith("linux")
 # Any other system names no start time: a process is then told apart by its number alone.
 _SOME_TIME = 1
+
+
+def _libc() -> Any:
+    import ctypes  # heavy, and most verbs ask the kernel for nothing special
+
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def do_without_linux() -> None:
@@ -33,7 +37,7 @@ def do_without_linux() -> None:
 
 
 def _prctl(option: int, value: int) -> bool:
-    return _linux and bool(_libc.prctl(option, value, 0, 0, 0) == 0)
+    return _linux and bool(_libc().prctl(option, value, 0, 0, 0) == 0)
 
 
 def become_subreaper() -> bool:
@@ -54,7 +58,7 @@ def forbid_new_privileges() -> bool:
 def leave_network() -> bool:
     """Move this process into a network namespace with nothing in it. False: not possible here, so do not go on."""
     uid, gid = os.getuid(), os.getgid()
-    if not _linux or _libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
+    if not _linux or _libc().unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
         return False
     try:
         for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):

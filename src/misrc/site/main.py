@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import List, Optional
 
@@ -25,7 +26,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if words[:1] == ["gate"]:
         from .gate import main as serve
 
-        return serve(words[1:], Home.locate(prefix))
+        # All is said and synced, and the client waits for this process: it is not taken down object by object.
+        os._exit(serve(words[1:], Home.locate(prefix)))
     if words[:1] == ["agent"]:
         from .agent_command import main as serve_agent
 

@@ -20,7 +20,7 @@ from ..job.states import JobState
 from ..wire.grammar import Command
 from ..wire.refusals import Denied, Refusal
 from ..wire.replies import FILE_PREFIX, Reply, Section, render_reply
-from . import files, jobs, transfer
+from . import files, jobs
 from .counter import Counter
 from .jobs import JobFolder, JobRecord
 from .observation import Watch, read_log, read_progress
@@ -53,8 +53,10 @@ class Session:
     # -- hello, open, start -------------------------------------------------------------------------------------
 
     def _hello(self, command: Command) -> None:
+        from .transfer import rsync_version  # heavy, as all of it, and most verbs move no files
+
         self._record(command)
-        version = ".".join(str(part) for part in transfer.rsync_version())
+        version = ".".join(str(part) for part in rsync_version())
         self._answer(Reply(hello=self.counter.describe(version)))
 
     def _open(self, command: Command) -> None:
@@ -121,7 +123,7 @@ class Session:
             raise Denied(Refusal.STATE, "inputs do not change after the start")
         spec = job.spec()
         self._record(command, files=spec.files, bytes=spec.bytes)
-        self._exit(transfer.serve(job, "in", spec.files, spec.bytes))
+        self._move(job, "in", spec.files, spec.bytes)
 
     def _get(self, command: Command) -> None:
         job = self._find(command)
@@ -129,10 +131,12 @@ class Session:
         # First, since it may be refused: the day's amount may be used up.
         self.counter.leave(job)
         self._record(command)
-        self._exit(transfer.serve(job, "return", 0, 1 << 62))
+        self._move(job, "return", 0, 1 << 62)
 
-    def _exit(self, status: int) -> None:
-        self.exit_status = 0 if status == 0 else 1
+    def _move(self, job: JobFolder, module: str, max_files: int, max_bytes: int) -> None:
+        from . import transfer
+
+        self.exit_status = 0 if transfer.serve(job, module, max_files, max_bytes) == 0 else 1
 
     # -- wait, cancel, close ------------------------------------------------------------------------------------
 
