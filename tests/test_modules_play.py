@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chain import chain
 from conftest import MISRC, Mint, Site, eventually, job_processes, make_mint, make_program, make_site
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,15 +49,12 @@ def descriptor(number: int) -> dict[str, str]:
     return {"descriptor": f"D{number:015}"}
 
 
-def make_sample_site(root: Path) -> Site:
-    """A site with the real sample program beside the small ones, and one that needs a prepared table."""
-    own = root / "workflow/scripts"
+def add_programs(site: Site, own: Path) -> None:
+    """Put the real sample program beside the small ones of a site's policy, and one that needs a prepared table."""
     own.mkdir(parents=True)
     shutil.copytree(SCRIPTS / "remote-side_scripts", own / "remote-side_scripts")
     shutil.copy(SCRIPTS / "execute_remote-side_program_ssh.sample.sh", own / "program.sh")
     subprocess.run([sys.executable, str(own / "remote-side_scripts/make_specimen.py"), "small"], check=True)
-    (root / "site-host").mkdir()
-    site = make_site(root / "site-host")
     common = {"returns": ["**"], "withhold": ["*.key", "secret/**"], "logs": "full", "network": "allow"}
     arguments = {name: {key: rule[key] for key in rule if key != "default"} for name, rule in RULES.items()}
     site.policy["programs"]["stress_distribution"] = {
@@ -68,13 +66,11 @@ def make_sample_site(root: Path) -> Site:
     double = 'while read -r x; do echo "$((x * 2))"; done < table.dat > out.dat\n'
     make_program(site.root / "programs/double", f'echo "$MISRC_JOB_ID" >> {site.root}/starts\n{double}')
     site.policy["programs"]["double"] = {"path": str(site.root / "programs/double"), **common}
-    site.install()
-    return site
 
 
-def declare(mint: Mint) -> None:
-    """The programs of the site as modules."""
-    programs = mint.declaration["programs"]
+def declare_modules(programs: dict[str, Any]) -> dict[str, Any]:
+    """The programs of a site with what makes them modules."""
+    programs = json.loads(json.dumps(programs))
     programs["stress_distribution"] = {
         "inputs": dict.fromkeys(STEEL, "required"),
         "arguments": RULES,
@@ -105,37 +101,51 @@ def declare(mint: Mint) -> None:
         },
     }
     # Through JSON, so that YAML finds no value that stands in two places, which it would write as an alias.
-    mint.declaration["programs"] = json.loads(json.dumps(programs))
-    mint.declare()
+    return dict(json.loads(json.dumps(programs)))
 
 
 class Ways:
-    """MInt's side for each way to the site, made when it is asked for. A new way is one more entry of WAYS."""
+    """MInt's side for each way to a site, made when it is asked for. A new way is one more method, and one of WAYS."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, stack: contextlib.ExitStack) -> None:
         self.root = root
-        self.site = make_sample_site(root)
+        self.stack = stack
         self._made: dict[str, Mint] = {}
 
     def __call__(self, method: str) -> Mint:
         if method not in self._made:
             self._made[method] = getattr(self, f"make_{method}")()
-            declare(self._made[method])
         return self._made[method]
 
     def make_ssh(self) -> Mint:
-        self.site.start_sshd()
-        return make_mint(self.root / "mint-ssh", self.site)
+        """MInt logs in to the site."""
+        site = make_site(self.root / "ssh/site-host")
+        add_programs(site, self.root / "ssh/workflow/scripts")
+        site.install()
+        site.start_sshd()
+        self.stack.callback(site.stop_sshd)
+        mint = make_mint(self.root / "ssh/mint", site)
+        mint.declaration["programs"] = declare_modules(mint.declaration["programs"])
+        mint.declare()
+        return mint
+
+    def make_webapi(self) -> Mint:
+        """The site's agent asks MInt's API server."""
+        made = self.stack.enter_context(chain(self.root / "webapi"))
+        add_programs(made.site, self.root / "webapi/workflow/scripts")
+        made.configure()
+        made.declare(programs=declare_modules(made.mint.declaration["programs"]))
+        made.mint.site = made.site
+        return made.mint
 
 
-WAYS = ["ssh"]
+WAYS = ["ssh", "webapi"]
 
 
 @pytest.fixture(scope="module")
 def ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ways]:
-    made = Ways(tmp_path_factory.mktemp("ways"))
-    yield made
-    made.site.stop_sshd()
+    with contextlib.ExitStack() as stack:
+        yield Ways(tmp_path_factory.mktemp("ways"), stack)
 
 
 @pytest.fixture(params=WAYS)
@@ -226,14 +236,15 @@ def colours(path: Path) -> int:
         return len(image.getcolors(1 << 24) or [])
 
 
-@pytest.mark.parametrize("script", ["kousoku_abaqus_ssh_version2.sh", "kousoku_abaqus_ssh_version2.py"])
+@pytest.mark.parametrize("script", ["kousoku_abaqus_{way}_version2.sh", "kousoku_abaqus_{way}_version2.py"])
 def test_the_sample_scripts_are_called_as_mint_calls_them(mint: Mint, tmp_path: Path, script: str) -> None:
     """With Japanese and ASCII names of ports and other file names, from another current directory."""
     out = tmp_path / "run"
     out.mkdir()
     words = [*steel()[:4], "--yield_strength.dat", steel()[5]]
     outputs = ["--応力分布データ", str(out / "応力分布データ"), "--Abaqus入力データ", str(out / "Abaqus入力データ")]
-    command = [str(SCRIPTS / script), *words, *outputs]
+    way = {"ssh": "ssh", "webapi": "api"}[mint.declaration["method"]]
+    command = [str(SCRIPTS / script.format(way=way)), *words, *outputs]
     done = subprocess.run(command, env=mint.env(), cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (out / "応力分布データ").read_bytes() == (out / "XX.dat").read_bytes()
@@ -271,7 +282,7 @@ def test_a_stop_ends_the_remote_job_and_leaves_no_process(mint: Mint, tmp_path: 
             player.send_signal(signal.SIGTERM)
         else:
             for pid in marked(mark):
-                if pid != player.pid and os.getsid(pid) in marked(mark):
+                if pid != player.pid:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGTERM)
         _, errors = player.communicate(timeout=60)
