@@ -27,7 +27,8 @@ ALLOWED = {
     "site": {"job", "wire"},
     "declare": {"job"},
     "mint": {"declare", "job", "wire"},
-    "cli": {"job", "mint", "declare"},
+    "api": {"declare", "job", "wire"},
+    "cli": {"job", "mint", "declare", "api"},
 }
 
 

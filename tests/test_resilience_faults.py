@@ -280,7 +280,7 @@ def test_transfers_die_at_the_site(struck_mint: Mint) -> None:
 # -- is that all of them? -------------------------------------------------------------------------------------------
 
 
-# test_site_life.py strikes those of a site's life, test_site_sweep.py those of a deletion.
+# test_site_add.py and its kin strike those of a site's life, test_site_sweep.py those of a deletion.
 ELSEWHERE = {"add", "rotate", "retire", "key", "delete", "sweep"}
 
 

@@ -21,7 +21,7 @@ CONTAINERS_CONF=$("$MISRC_ROOT/tools/images.sh" --settings)
 MISRC_OWN_RELEASE=$own
 export CONTAINERS_CONF MISRC_OWN_RELEASE
 cd "$MISRC_ROOT"
-files=(tests/test_gate_host.py tests/test_site_host.py tests/test_job_units.py)
+files=(tests/test_onboarding_host.py tests/test_gate_host.py tests/test_site_host.py tests/test_job_units.py)
 for release in $releases; do
   say "A deployed site on Debian $release"
   MISRC_RELEASE=$release "$MISRC_VENV/bin/python" -m pytest -q "${@:-${files[@]}}"

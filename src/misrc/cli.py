@@ -10,6 +10,7 @@ from collections.abc import Callable
 from . import __version__
 from .job import faults
 from .job.errors import MisrcError
+from .mint.module.words import add_module_commands
 
 
 def main(words: list[str] | None = None) -> int:
@@ -57,7 +58,22 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="JSON lines on standard output")
         command.set_defaults(run=function)
     _add_site(commands)
+    add_module_commands(commands)
     _add_provision(commands)
+    signing = commands.add_parser(
+        "signing-key",
+        help="the key that signs jobs for sites that ask for it; prints its public half",
+        allow_abbrev=False,
+    )
+    signing.add_argument(
+        "step",
+        nargs="?",
+        choices=("show", "make", "next", "finish", "abort"),
+        default="show",
+        help="make it; make the one that follows; let that one take its place, or destroy it",
+    )
+    signing.set_defaults(run=_signing_key)
+    _add_api(commands)
     bundle = commands.add_parser(
         "bundle", help="write all that a host without a package index needs to install misrc", allow_abbrev=False
     )
@@ -176,6 +192,66 @@ def _add_provision(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     command.set_defaults(run=_provision)
 
 
+def _add_api(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    serve = commands.add_parser("serve", help="run MInt's API server", allow_abbrev=False)
+    serve.add_argument("--config", required=True, metavar="FILE", help="the server's declaration (YAML)")
+    serve.set_defaults(run=_serve)
+    token = commands.add_parser("token", help="who may use the API server").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    for name, function, text in (
+        ("add", _token_add, "make a token, and print it this once"),
+        ("list", _token_list, "all tokens, without their secrets"),
+        ("revoke", _token_revoke, "a token counts no longer, from now on"),
+    ):
+        command = token.add_parser(name, help=text, allow_abbrev=False)
+        command.add_argument("--config", required=True, metavar="FILE", help="the server's declaration (YAML)")
+        command.set_defaults(run=function)
+        if name == "list":
+            command.add_argument("--json", action="store_true", help="JSON lines on standard output")
+            continue
+        command.add_argument("name", metavar="NAME", help="what it is called in lists and logs")
+        if name == "add":
+            _add_token_options(command)
+
+
+def _add_token_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--user", required=True, metavar="NAME", help="whose jobs it is about")
+    command.add_argument(
+        "--scope", dest="scopes", action="append", required=True, choices=["workflow", "agent", "operator"],
+        help="what it may do; may stand more than once",
+    )  # fmt: skip
+    command.add_argument("--site", dest="sites", action="append", default=[], metavar="ID", help="an agent's sites")
+    command.add_argument("--expires", metavar="TIME", help="it counts so long, as 90d")
+    command.add_argument("--take", action="store_true", help="read one that exists already from standard input")
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from .api.serving import serve
+
+    return serve(Path(options.config))
+
+
+def _token_add(options: argparse.Namespace) -> int:
+    from .api.commands import add
+
+    return add(options.config, options.name, options.user, options.scopes, options.sites, options.expires, options.take)
+
+
+def _token_list(options: argparse.Namespace) -> int:
+    from .api.commands import show
+
+    return show(options.config, options.json)
+
+
+def _token_revoke(options: argparse.Namespace) -> int:
+    from .api.commands import revoke
+
+    return revoke(options.config, options.name)
+
+
 def _provision(options: argparse.Namespace) -> int:
     from .mint.places import inventory_folder
     from .mint.provision import make_words, run_playbook
@@ -184,6 +260,13 @@ def _provision(options: argparse.Namespace) -> int:
         options.check, options.diff, options.limit, options.user, options.ask_become_pass, options.settings
     )
     return run_playbook("provision", inventory_folder(options.inventory), words)
+
+
+def _signing_key(options: argparse.Namespace) -> int:
+    from .mint.signing import change, key_folder
+
+    print("\n".join(change(options.step, key_folder())))
+    return 0
 
 
 def _bundle(options: argparse.Namespace) -> int:

@@ -10,7 +10,9 @@ import ipaddress
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
+
+from .strict import Strict
 
 
 def _check_day(value: str) -> str:
@@ -30,13 +32,7 @@ Day = Annotated[str, AfterValidator(_check_day)]
 Text = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_check_text)]
 
 
-class Entry(BaseModel):
-    """Frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class Agreement(Entry):
+class Agreement(Strict):
     """One agreement that is in force: rules of a consortium, confidentiality, the use of a system."""
 
     what: Annotated[Text, Field(description="What was agreed, in one line.")]
@@ -47,21 +43,21 @@ class Agreement(Entry):
     next_review: Annotated[Day | None, Field(description="The day by which both look at it again.")] = None
 
 
-class Measure(Entry):
+class Measure(Strict):
     """One security measure of one side."""
 
     what: Annotated[Text, Field(description="What this side does, in one line.")]
     next_review: Annotated[Day | None, Field(description="The day by which it is looked at again.")] = None
 
 
-class Duty(Entry):
+class Duty(Strict):
     """Who answers for what."""
 
     what: Annotated[Text, Field(description="The task.")]
     who: Annotated[Text, Field(description="Who answers for it, with how to reach them.")]
 
 
-class Expectation(Entry):
+class Expectation(Strict):
     """What both expect of one program's runs."""
 
     run_time: Annotated[Text | None, Field(description="How long a run takes, in words.")] = None
@@ -70,7 +66,7 @@ class Expectation(Entry):
     after: Annotated[Text | None, Field(description="What MInt does with the results, or that it does nothing.")] = None
 
 
-class Survey(Entry):
+class Survey(Strict):
     """What the survey sheet says beyond what the software needs."""
 
     account: Annotated[Text | None, Field(description="The account at MInt that calls the site.")] = None

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..job.arguments import ArgumentRule
 from ..job.authorized_keys import parse_public_key
@@ -15,22 +14,14 @@ from ..job.interface import Interface, ProgramInterface, Retry
 from ..job.names import ARGUMENT_NAME, PROGRAM_NAME, SITE_ID, NameRefused, check_component
 from ..job.quantities import parse_duration
 from .agreements import Agreement, Survey
+from .module import Module, check_ports
+from .strict import Strict
+from .strict import match as _match
 
 HOST_NAME = r"[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9-]{1,63}){0,10}"
 USER_NAME = r"[a-z_][a-z0-9_-]{0,31}"
 LEGACY_ID = r"[A-Za-z0-9._-]{1,128}"
-
-
-class Strict(BaseModel):
-    """Frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-def _match(pattern: str, value: str, what: str) -> str:
-    if not re.fullmatch(pattern, value, re.ASCII):
-        raise ValueError(f"{what} is not well formed")
-    return value
+API_USER = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"
 
 
 def _check_host(value: str) -> str:
@@ -70,7 +61,13 @@ class Program(Strict):
     arguments: Annotated[dict[str, Argument], Field(description="Arguments, in the order it takes them.")] = {}
     outputs: Annotated[dict[str, Need], Field(description="File names (or patterns) that come back.")] = {}
     ports: Annotated[dict[str, str], Field(description="MInt's port names and the files they stand for.")] = {}
+    module: Annotated[Module | None, Field(description="How MInt's users meet it: the module made of it.")] = None
     reason: Annotated[str | None, Field(description="Why, for auditors.")] = None
+
+    @model_validator(mode="after")
+    def _check_ports(self) -> Program:
+        check_ports(self.ports, self.module, self.inputs, self.outputs, self.arguments)
+        return self
 
     @field_validator("inputs", "outputs")
     @classmethod
@@ -110,6 +107,7 @@ class Program(Strict):
             {str(k): v for k, v in self.title.items()},
             self.command,
             dict(self.ports),
+            self.module.interface() if self.module else None,
         )
 
 
@@ -143,6 +141,34 @@ class Via(Strict):
         return self
 
 
+class Api(Strict):
+    """MInt's API server, for a site that asks it for work."""
+
+    url: Annotated[str, Field(description="https://HOST[:PORT], or http:// on this host alone.")]
+    user: Annotated[str, Field(description="Whose jobs this site's agent takes.")]
+    ca: Annotated[str | None, Field(description="A file with the CA that signed its certificate.")] = None
+    token_file: Annotated[str | None, Field(description="The token of that user; default `keys/SITE.token`.")] = None
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, value: str) -> str:
+        return _match(
+            rf"https://({HOST_NAME}|\[[0-9a-f:]+\])(:[0-9]{{1,5}})?|http://(127\.0\.0\.1|localhost)(:[0-9]{{1,5}})?",
+            value,
+            "the address of the API",
+        )
+
+    @field_validator("user")
+    @classmethod
+    def _check_user(cls, value: str) -> str:
+        return _match(API_USER, value, "the user's name")
+
+    @field_validator("ca", "token_file")
+    @classmethod
+    def _check_path(cls, value: str | None) -> str | None:
+        return value if value is None else _match(r"/[^\x00-\x1f]{1,1000}", value, "the absolute path of the file")
+
+
 class RetryRule(Strict):
     """How often one call is tried again while staging, starting and fetching."""
 
@@ -156,11 +182,13 @@ class Site(Strict):
     id: Annotated[str, Field(description="The site's id.")]
     legacy_ids: Annotated[tuple[str, ...], Field(description="Names that old clients use.")] = ()
     method: Annotated[Literal["ssh", "webapi"], Field(description="How jobs get there.")]
-    address: Annotated[str, Field(description="Host name or address.")]
+    address: Annotated[str, Field(description="Host name or address; an ssh site needs it.")] = ""
     port: Annotated[int, Field(ge=1, le=65535, description="The port of its sshd.")] = 22
     user: Annotated[str, Field(description="The account that holds the gate.")] = "misrc"
-    host_keys: Annotated[tuple[str, ...], Field(description="Pinned host keys; never learned on first use.")]
+    host_keys: Annotated[tuple[str, ...], Field(description="Pinned host keys; never learned on first use.")] = ()
     via: Annotated[Via, Field(description="Jump host or proxy.")] = Via()
+    api: Annotated[Api | None, Field(description="MInt's API; a webapi site needs it.")] = None
+    signed: Annotated[bool, Field(description="Sign this site's jobs with MInt's signing key.")] = False
     retry: Annotated[RetryRule, Field(description="Retries per call.")] = RetryRule()
     give_up_after: Annotated[int | str, Field(description="How long an unreachable site may keep a job waiting.")] = (
         "72h"
@@ -188,7 +216,7 @@ class Site(Strict):
     @field_validator("address")
     @classmethod
     def _check_address(cls, value: str) -> str:
-        return _check_host(value)
+        return _check_host(value) if value else value
 
     @field_validator("user")
     @classmethod
@@ -230,12 +258,22 @@ class Site(Strict):
         return self
 
     @model_validator(mode="after")
-    def _check_pins(self) -> Site:
+    def _check_method(self) -> Site:
         if self.method == "webapi":
-            raise ValueError("method webapi is not available in this version")
-        if not self.host_keys:
+            self._check_webapi()
+        elif not self.address:
+            raise ValueError("address: an ssh site needs one")
+        elif self.api is not None:
+            raise ValueError("api: only a webapi site has one")
+        elif not self.host_keys:
             raise ValueError("host_keys: an ssh site needs at least one pinned host key")
         return self
+
+    def _check_webapi(self) -> None:
+        if self.api is None:
+            raise ValueError("api: a webapi site needs it")
+        if self.address or self.host_keys or self.via != Via():
+            raise ValueError("address, host_keys and via belong to an ssh site; a webapi site opens no port")
 
     def interface(self, identity: str | None) -> Interface:
         """What the running code needs of it."""
@@ -257,4 +295,10 @@ class Site(Strict):
             contact_mint=self.contacts.get("mint", ""),
             receipt_keys=self.receipt_keys,
             identity=identity,
+            api_url="" if self.api is None else self.api.url,
+            api_user="" if self.api is None else self.api.user,
+            api_ca=None if self.api is None else self.api.ca,
+            api_token=None if self.api is None else self.api.token_file,
+            signed=self.signed,
+            legacy_ids=self.legacy_ids,
         )

@@ -42,7 +42,8 @@ def render_node_config(site: Interface, folder: str) -> str:
     """The ssh_config that stays on the node, for people and auditors: `ssh -F FILE site`.
 
     Key and known_hosts lie in `keys` and `ssh` below `folder`. Nothing is shared between connections here; `misrc run`
-    renders the same configuration with a private socket for each job.
+    renders the same configuration with a private socket for each job. Not named here: a key that will follow, and the
+    jump host's own, which come and go between converges.
     """
     base = PurePosixPath(folder)
     identity = site.identity or str(base / "keys" / site.id)

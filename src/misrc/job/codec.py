@@ -18,6 +18,8 @@ T = TypeVar("T")
 # `X | None` has an origin of its own from Python 3.10 on.
 _UNIONS = (Union, getattr(types, "UnionType", Union))
 
+_PLAIN = (str, int, float, bool, type(None))
+
 MAX_DEPTH = 32
 MAX_DIGITS = 18
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -92,6 +94,8 @@ def dump_json(value: Any) -> bytes:
 
 def encode(value: Any) -> Any:
     """A dataclass tree as plain JSON values."""
+    if type(value) in _PLAIN:
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, enum.Enum):
@@ -145,6 +149,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple:
         if not isinstance(value, list):
             raise CodecError(f"{where}: a list is needed")
+        if arguments[0] in _PLAIN and set(map(type, value)) <= {arguments[0]}:
+            return tuple(value)
         return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, dict):

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Set
 
-from .manifest import BLOCK
+from .manifest import BLOCK, identify
 
 # Smaller files are hashed as quickly afterwards.
 FOLLOWED_FROM = 8 << 20
@@ -40,11 +40,6 @@ class Found:
     size: int
     sha256: str
     identity: str
-
-
-def identify(status: os.stat_result) -> str:
-    """What changes when a file is replaced or written to."""
-    return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
 class Follower:

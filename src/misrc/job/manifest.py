@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Callable, Iterable, Tuple
 
 from .codec import CodecError, parse_json
-from .names import NameRefused, check_distinct
+from .names import SHA256, NameRefused, check_distinct
 
 MAX_DOCUMENT_BYTES = 64 << 20
 BLOCK = 1 << 20
+_DIGEST = re.compile(SHA256, re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Entry:
     sha256: str
 
     def __post_init__(self) -> None:
-        if self.size < 0 or len(self.sha256) != 64 or set(self.sha256) - set("0123456789abcdef"):
+        if self.size < 0 or not _DIGEST.fullmatch(self.sha256):
             raise ValueError("a manifest entry needs a size and a sha256")
 
 
@@ -65,27 +66,27 @@ def parse_manifest(document: bytes, check_name: Callable[[str], None], max_files
         raise CodecError("the manifest is too long")
     if document and not document.endswith(b"\n"):
         raise CodecError("the manifest is cut")
-    lines = document.split(b"\n")[:-1]
-    if len(lines) > max_files:
+    if document.count(b"\n") > max_files:
         raise CodecError("the manifest has too many files")
+    try:
+        lines = document.decode("utf-8").split("\n")[:-1]
+    except UnicodeDecodeError:
+        raise CodecError("the manifest is not UTF-8") from None
     return check_manifest(map(_parse_line, lines), check_name)
 
 
 # The canonical form and no other: a line that any other JSON writer would spell differently is refused.
 _LINE = re.compile(
-    rb'\{"name":"((?:[^"\\\x00-\x1f]|\\.){1,4096})","sha256":"([0-9a-f]{64})","size":(0|[1-9][0-9]{0,17})\}'
+    r'\{"name":"([^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*)","sha256":"([0-9a-f]{64})","size":(0|[1-9][0-9]{0,17})\}'
 )
 
 
-def _parse_line(line: bytes) -> Entry:
+def _parse_line(line: str) -> Entry:
     match = _LINE.fullmatch(line)
     if match is None:
         raise CodecError("the manifest has a line that is not an entry in canonical form")
-    try:
-        name = match[1].decode("utf-8") if b"\\" not in match[1] else parse_json(b'"' + match[1] + b'"')
-    except UnicodeDecodeError:
-        raise CodecError("the manifest has a name that is not UTF-8") from None
-    return Entry(name, int(match[3]), match[2].decode("ascii"))
+    name, sha256, size = match.groups()
+    return Entry(parse_json(f'"{name}"'.encode()) if "\\" in name else name, int(size), sha256)
 
 
 def check_manifest(entries: Iterable[Entry], check_name: Callable[[str], None]) -> Manifest:
@@ -119,3 +120,8 @@ def hash_descriptor(descriptor: int, size_hint: int = BLOCK) -> Tuple[int, str]:
             return size, digest.hexdigest()
         digest.update(view[:count])
         size += count
+
+
+def identify(status: os.stat_result) -> str:
+    """What changes when a file is replaced or written to."""
+    return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"

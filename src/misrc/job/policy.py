@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Mapping, Optional, Tuple, Union
 
 from .arguments import ArgumentRule
+from .authorized_keys import parse_public_key
 from .codec import FieldError, decode, parse_json
 from .descriptions import described
 from .names import ARGUMENT_NAME, PROGRAM_NAME, SHA256
@@ -99,6 +100,9 @@ class ProgramRule:
     withhold: Tuple[str, ...] = described("what stays although `returns` names it", ())
     arguments: Mapping[str, ArgumentRule] = described("the words that the program gets, in this order; see below", dict)
     inputs: Tuple[str, ...] = described("which input names are taken", ("*",), '`["*"]`')
+    command: Optional[str] = described(
+        "the command line by which clients of the predecessor ask for this program", None
+    )
     requires: Tuple[str, ...] = described("files without which a run counts as failed", ())
     sha256: Optional[str] = described(
         "the program file's hash; it runs only if it matches. Helpers that it calls are not covered",
@@ -141,8 +145,12 @@ class Policy:
     windows: Tuple[str, ...] = described("times at which jobs may start; others wait; see below", (), "always")
     keep_days: int = described("days after which a closed job is deleted; 0: as soon as MInt closes it", 30)
     limits: Limits = described("bounds; see below", Limits, "as below")  # noqa: RUF009 (it makes a field)
-    install: str = described("`user`; `root` is not available yet", "user")
-    require_signature: Tuple[str, ...] = described("not available yet; leave out", ())
+    install: str = described("`root` or `user`: who installs", "user")
+    require_signature: Tuple[str, ...] = described(
+        "MInt's signing keys (`ssh-ed25519`): only jobs that one of them signed are taken; several while keys change",
+        (),
+    )
+    signature_days: int = described("days after which a signed job that never came is not taken any more", 7)
     batch: str = described("not available yet; leave out", "none")
     reason: Optional[str] = described("why, for auditors", None)
 
@@ -153,11 +161,22 @@ class Policy:
             raise FieldError("work_root", "must be absolute, without '..'")
         if self.keep_days < 0:
             raise FieldError("keep_days", "cannot be negative")
+        if self.signature_days < 1:
+            raise FieldError("signature_days", "must be 1 or more")
+        object.__setattr__(
+            self, "require_signature", tuple(map(self._parse_signer, range(len(self.require_signature))))
+        )
         for name in self.programs:
             if not re.fullmatch(PROGRAM_NAME, name, re.ASCII):
                 raise FieldError("programs", "a program's name is not well formed")
         object.__setattr__(self, "_opening", tuple(map(self._parse_window, range(len(self.windows)))))
         self._refuse_what_this_version_cannot_hold()
+
+    def _parse_signer(self, number: int) -> str:
+        try:
+            return parse_public_key(self.require_signature[number])
+        except ValueError as error:
+            raise FieldError(f"require_signature[{number}]", str(error)) from None
 
     def _parse_window(self, number: int) -> Window:
         try:
@@ -173,12 +192,8 @@ class Policy:
 
     def _refuse_what_this_version_cannot_hold(self) -> None:
         """A promise that the code does not keep yet must not be declared as if it did."""
-        for value, what in (
-            (self.require_signature, "require_signature"),
-            (self.batch != "none", "batch"),
-        ):
-            if value:
-                raise FieldError(what, "not available in this version; leave it out")
+        if self.batch != "none":
+            raise FieldError("batch", "not available in this version; leave it out")
 
 
 def parse_policy(data: bytes) -> Policy:

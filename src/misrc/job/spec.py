@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import Mapping, Optional, Tuple
+from dataclasses import dataclass, field, replace
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 from .codec import CodecError, decode, dump_json, encode, parse_json
 from .manifest import Entry, check_manifest, digest_manifest, total_bytes
@@ -13,6 +13,11 @@ from .names import ARGUMENT_NAME, JOB_ID, PROGRAM_NAME, SHA256, SITE_ID, check_i
 MAX_SPEC_BYTES = 64 << 10
 MAX_INLINE_BYTES = 1 << 20
 MAX_OPEN_WAIT = 30
+ORIGIN = ("user", "run", "workflow")
+ORIGIN_VALUE = "[A-Za-z0-9._@-]{1,128}"
+# What a signature over a spec is made for; `ssh-keygen -Y` keeps it apart from all others.
+NAMESPACE = "misrc-spec"
+MAX_SIGNATURE_BYTES = 4 << 10
 
 
 def _require(pattern: str, text: str, what: str) -> None:
@@ -25,7 +30,9 @@ class JobSpec:
     """What one job is: the site keeps it word for word, and a signature (where a site asks for one) covers it.
 
     `files` and `bytes` announce the inputs before a byte moves; `manifest` is the digest of their manifest, where
-    the caller knows it when the job is opened (it is known for all small inputs).
+    the caller knows it when the job is opened (it is known for all small inputs, and for every signed spec). `issued`
+    is when MInt signed it, in UTC seconds: a site that asks for signatures takes no old ones. `origin` says who asked:
+    MInt's `user`, `run` and `workflow`, as far as MInt knows them; the site writes it into its ledger.
     """
 
     job: str
@@ -35,6 +42,8 @@ class JobSpec:
     files: int = 0
     bytes: int = 0
     manifest: Optional[str] = None
+    issued: Optional[int] = None
+    origin: Optional[Mapping[str, str]] = None
     version: int = 1
 
     def __post_init__(self) -> None:
@@ -49,6 +58,32 @@ class JobSpec:
             raise ValueError("files and bytes cannot be negative")
         if self.manifest is not None:
             _require(SHA256, self.manifest, "manifest digest")
+        if self.issued is not None and self.issued < 0:
+            raise ValueError("issued cannot be negative")
+        for name, value in (self.origin or {}).items():
+            if name not in ORIGIN:
+                raise ValueError("the origin has user, run and workflow")
+            _require(ORIGIN_VALUE, value, "the origin")
+
+    def is_same_job(self, other: JobSpec) -> bool:
+        """Whether both ask for the same: a spec that was signed anew asks for nothing new."""
+        return replace(self, issued=None) == replace(other, issued=None)
+
+
+def render_spec(spec: JobSpec) -> bytes:
+    """The spec's canonical text, which is what is signed; keys without a value are left out."""
+    return dump_json(_compact(spec))
+
+
+def parse_spec(text: bytes) -> JobSpec:
+    """A spec's text; CodecError where it is not one."""
+    if len(text) > MAX_SPEC_BYTES:
+        raise CodecError("the job spec is longer than 64 KiB")
+    return decode(JobSpec, parse_json(text))
+
+
+def _compact(value: object) -> Dict[str, Any]:
+    return {key: item for key, item in encode(value).items() if item is not None}
 
 
 @dataclass(frozen=True)
@@ -56,6 +91,7 @@ class OpenRequest:
     """What `open` carries on standard input: the spec, the wish to start, and small inputs that follow as bytes.
 
     With the wish to start, `wait` lets the answer come when the program has ended, or after that many seconds.
+    `signature` is an armoured OpenSSH signature over the spec's canonical text.
     """
 
     spec: JobSpec
@@ -63,8 +99,11 @@ class OpenRequest:
     dry_run: bool = False
     inline: Optional[Tuple[Entry, ...]] = None
     wait: int = 0
+    signature: Optional[str] = None
 
     def __post_init__(self) -> None:
+        if self.signature is not None and len(self.signature) > MAX_SIGNATURE_BYTES:
+            raise ValueError("the signature is too long")
         if not 0 <= self.wait <= MAX_OPEN_WAIT:
             raise ValueError("the wait is out of bounds")
         if self.inline is None:
@@ -88,4 +127,4 @@ def parse_open(line: bytes) -> OpenRequest:
 
 def render_open(request: OpenRequest) -> bytes:
     """The line that `parse_open` reads, with its line end."""
-    return dump_json(encode(request)) + b"\n"
+    return dump_json({**_compact(request), "spec": _compact(request.spec)}) + b"\n"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from typing import Dict, List, Tuple
 
+from .agent import CREDENTIAL, AgentConfig
 from .policy import Policy, ProgramRule
 
 GATE_ACCOUNT = "misrc"
@@ -20,6 +21,8 @@ JOB_ACCOUNT = "misrc-job"
 RUNNER_SOCKET = "/run/misrc/runner.sock"
 RUN_FOLDER = "/run/misrc/jobs"
 LEDGER_FOLDER = "/var/lib/misrc/ledger"
+AGENT_UNIT = "misrc-agent.service"
+AGENT_FOLDER = "/var/lib/misrc/agent"
 SUPERVISOR = "misrc-supervisor"
 # The root-owned folder of a job in which its unit takes the marker that lets a program start only once.
 GUARD = "guard"
@@ -100,6 +103,59 @@ def render_units(policy: Policy, code: str, python: str = "/usr/bin/python3") ->
     for rule in policy.programs.values():
         units[f"misrc-{_kind(rule)}@.service"] = _render_job(policy, command, rule)
     return units
+
+
+def render_agent_unit(policy: Policy, config: AgentConfig, code: str, python: str = "/usr/bin/python3") -> str:
+    """The agent's unit: it may write the work root and its own folder, reach the network and the runner's socket.
+
+    Programs run in units of their own, which know nothing of the token: systemd alone reads its file, as root.
+    """
+    for path in (policy.work_root, code, python, config.token or code):
+        if not _PATH.fullmatch(path):
+            raise ValueError(f"{path!r} has a character that a unit file cannot carry")
+    credential: Lines = [] if config.token is None else [("LoadCredential", f"{CREDENTIAL}:{config.token}")]
+    return _render(
+        (
+            "Unit",
+            [
+                ("Description", "misrc: asks MInt's API server for work"),
+                ("Wants", "network-online.target misrc-runner.socket"),
+                ("After", "network-online.target misrc-runner.socket"),
+            ],
+        ),
+        (
+            "Service",
+            [
+                ("Type", "exec"),
+                ("User", GATE_ACCOUNT),
+                ("Group", GATE_ACCOUNT),
+                ("ExecStart", f"{python} -I -S {code} agent"),
+                ("Restart", "always"),
+                ("RestartSec", "5"),
+                *credential,
+                *_COMMON,
+                ("RestrictSUIDSGID", "yes"),
+                ("PrivateDevices", "yes"),
+                ("DevicePolicy", "closed"),
+                ("PrivateUsers", "yes"),
+                ("ProtectProc", "invisible"),
+                ("ProcSubset", "pid"),
+                ("RestrictNamespaces", "yes"),
+                ("MemoryDenyWriteExecute", "yes"),
+                ("CapabilityBoundingSet", ""),
+                ("AmbientCapabilities", ""),
+                ("RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6"),
+                ("SystemCallFilter", "@system-service"),
+                ("SystemCallFilter", "~@privileged @resources @mount @debug @cpu-emulation @obsolete"),
+                ("SystemCallErrorNumber", "EPERM"),
+                ("MemoryMax", "512M"),
+                ("TasksMax", "64"),
+                ("LimitCORE", "0"),
+                ("ReadWritePaths", f"{policy.work_root} {AGENT_FOLDER}"),
+            ],
+        ),
+        ("Install", [("WantedBy", "multi-user.target")]),
+    )
 
 
 def _render(*sections: Tuple[str, Lines]) -> str:

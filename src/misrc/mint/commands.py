@@ -8,18 +8,20 @@ from pathlib import Path
 
 from ..job.codec import dump_json, encode
 from ..job.errors import JobCancelled, MisrcError, Refused, Unreachable
+from ..job.interface import WEBAPI
 from ..job.quantities import format_size
 from ..job.states import JobState
-from ..wire.grammar import Command, Verb, render_command
 from ..wire.replies import Reply
-from .connection import Connection
 from .display import Display
 from .jobs import JobStore, MintJob, derive_job_id, list_jobs, require_job
 from .launch import Play
+from .link import Link
+from .links import make_link
 from .messages import say
 from .reasons import explain_waiting
 from .request import RunRequest, check_request, refuse_expired
 from .run import cancel_job, resume, run
+from .scratch import sweep_scratch
 from .sites import load_site
 
 FOLLOW_SECONDS = 2
@@ -30,8 +32,8 @@ def _print_json(value: object) -> None:
     sys.stdout.flush()
 
 
-def _open(record: MintJob) -> Connection:
-    return Connection.make(load_site(Path(record.inventory), record.site))
+def _open(record: MintJob) -> Link:
+    return make_link(load_site(Path(record.inventory), record.site))
 
 
 def run_job(request: RunRequest, job: str | None, new: bool, play: Play | None, as_json: bool) -> int:
@@ -39,6 +41,8 @@ def run_job(request: RunRequest, job: str | None, new: bool, play: Play | None, 
     display = Display(quiet=as_json)
     if play is None:
         return _run_dry(request, display, as_json)
+    # Here and not in `tend` alone, whose service has a /tmp of its own.
+    sweep_scratch()
     record = run(request, job, new, display, play)
     if as_json:
         _print_json(record)
@@ -57,15 +61,26 @@ def _run_dry(request: RunRequest, display: Display, as_json: bool) -> int:
     site, asked, _ = check_request(request)
     refuse_expired(site)
     record = dataclasses.replace(asked, job=derive_job_id(asked.call + "dry", 0))
-    connection = Connection.make(site)
+    link = make_link(site)
     try:
-        reply = ask_dry(connection, record)
+        reply = ask_dry(link, record)
     finally:
-        connection.close()
+        link.close()
     if as_json:
-        _print_json({"accepted": True, "site": site.id, "program": request.program, "free_bytes": reply.free_bytes})
+        # Nobody but the site's agent can ask the policy of a site that opens no port.
+        _print_json(
+            {
+                "accepted": None if site.method == WEBAPI else True,
+                "site": site.id,
+                "program": request.program,
+                "free_bytes": reply.free_bytes,
+            }
+        )
         return 0
     size = format_size(record.bytes)
+    if site.method == WEBAPI:
+        display.say("dry.api", site=site.id, count=record.files, size=size)
+        return 0
     free = format_size(reply.free_bytes or 0)
     display.say("dry.accepted", site=site.id, count=record.files, size=size, free=free)
     return 0
@@ -88,13 +103,13 @@ def show_status(job: str, as_json: bool) -> int:
     record = require_job(job).read()
     reply, why = None, ""
     if record.state is not JobState.CLOSED:
-        connection = _open(record)
+        link = _open(record)
         try:
-            reply = connection.ask(render_command(Command(Verb.WAIT, job, 0, 0)))[0]
+            reply = link.wait(job, 0)[0]
         except (Unreachable, Refused) as error:
             why = str(error)
         finally:
-            connection.close()
+            link.close()
     if as_json:
         _print_json({"record": encode(record), "site": encode(reply) if reply else None, "unreachable": why or None})
         return 0
@@ -119,20 +134,20 @@ def show_logs(job: str, follow: bool, as_json: bool) -> int:
     if record.state is JobState.CLOSED:
         _show(delivered.read_bytes() if delivered.is_file() else b"", as_json)
         return 0
-    connection = _open(record)
-    connection.open()
+    link = _open(record)
+    link.open()
     offset = 0
     try:
         while True:
             seconds = FOLLOW_SECONDS if follow else 0
-            reply, sections = connection.ask(render_command(Command(Verb.WAIT, job, seconds, offset)))
+            reply, sections = link.wait(job, seconds, offset)
             _show(sections.get("log", b""), as_json)
             moved = reply.offset is not None and reply.offset > offset
             offset = reply.offset or offset
             if not moved and (not follow or reply.state is None or reply.state.final):
                 return 0
     finally:
-        connection.close()
+        link.close()
 
 
 def _show(data: bytes, as_json: bool) -> None:
@@ -178,6 +193,7 @@ def fetch(job: str, as_json: bool) -> int:
 def tend(as_json: bool) -> int:
     """`misrc tend`: finish what nobody looks after: pending cancels, unfetched results, closing."""
     worst, found = 0, False
+    sweep_scratch()
     for record in list_jobs():
         store = JobStore(record.job)
         if record.state is JobState.CLOSED or store.is_driven():
@@ -198,17 +214,17 @@ def _has_ended(record: MintJob) -> bool:
     if not record.state.started:
         return False
     try:
-        connection = _open(record)
+        link = _open(record)
     except MisrcError:
         # Its declaration or key is gone; the jobs of other sites are not to suffer for it.
         return False
     try:
-        reply: Reply = connection.ask(render_command(Command(Verb.WAIT, record.job, 0, 0)))[0]
+        reply: Reply = link.wait(record.job, 0)[0]
         return reply.state is not None and reply.state.final
     except MisrcError:
         return False
     finally:
-        connection.close()
+        link.close()
 
 
 def _tend_one(store: JobStore, record: MintJob, as_json: bool) -> int:

@@ -7,24 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import re
-import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from ..declare.ssh import render_config, render_known_hosts
-from ..job.errors import BadRequest, MisrcError, Refused, Unreachable
+from ..job.errors import BadRequest, MisrcError, Unreachable
+from ..job.following import Found
 from ..job.interface import Interface
-from ..wire.refusals import Refusal
+from ..job.manifest import Manifest
+from ..job.spec import OpenRequest, render_open
+from ..wire.grammar import Command, Verb, render_command
 from ..wire.replies import Reply, ReplyError, read_reply
+from .hashing import Hashing
+from .jobs import InputFile
 from .launch import die_with_parent
-from .messages import say
+from .link import Answer, Link, OnProgress, Untrusted
 from .places import existing, identity_file, jump_identity, next_identity
+from .scratch import make_scratch, remove_scratch
 
 SSH = "/usr/bin/ssh"
 SESSION_SECONDS = 900.0
@@ -34,32 +37,26 @@ KEY_SECONDS = 5.0
 _HOST_KEY = re.compile(r"Host key verification failed|REMOTE HOST IDENTIFICATION|no matching host key type")
 _DENIED = re.compile(r"Permission denied|Too many authentication failures")
 
-T = TypeVar("T")
-
-
-class Untrusted(Unreachable):
-    """The host is not the declared one, or does not know us: trying again cannot help."""
-
-    transient = False
+# How long the site may take to say that a job is stopped, and that it is closed.
+SHORT_SECONDS = 60.0
 
 
 def _environment() -> dict[str, str]:
     return {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C"}
 
 
-class Connection:
+class Connection(Link):
     """Sessions with one site's gate. `folder` holds the configuration and the socket."""
 
     def __init__(self, site: Interface, folder: Path) -> None:
-        self.site = site
-        self.folder = folder
+        super().__init__(site, folder)
         self.socket = folder / "c"
         self._master: subprocess.Popen[bytes] | None = None
 
     @classmethod
     def make(cls, site: Interface) -> Connection:
         """A connection with a private folder of its own."""
-        folder = Path(tempfile.mkdtemp(prefix="misrc-"))
+        folder = make_scratch()
         known_hosts = folder / "known_hosts"
         known_hosts.write_text(render_known_hosts(site), encoding="utf-8")
         identity = identity_file(site.id, site.identity)
@@ -73,7 +70,7 @@ class Connection:
                 existing(jump_identity(identity)),
             )
         except ValueError as error:
-            shutil.rmtree(folder)
+            remove_scratch(folder)
             raise BadRequest(f"{folder}, {identity}: {error}") from None
         (folder / "config").write_text(config, encoding="utf-8")
         return cls(site, folder)
@@ -103,14 +100,14 @@ class Connection:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._master.wait(timeout=5)
             self._master = None
-        self.note_master()
+        self.look_after()
 
     def close(self) -> None:
         """End the connection and remove its folder."""
         self.release()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_scratch(self.folder)
 
-    def note_master(self) -> None:
+    def look_after(self) -> None:
         """Reap a shared connection that ended, so that nobody waits for it."""
         if self._master is None or self._master.poll() is not None:
             with contextlib.suppress(FileNotFoundError):
@@ -122,7 +119,7 @@ class Connection:
         deadline = time.monotonic() + SHARE_SECONDS
         while not self.socket.exists() and time.monotonic() < deadline:
             if self._master is not None:
-                self.note_master()
+                self.look_after()
             if not (self.folder / "master").exists():
                 return
             time.sleep(0.005)
@@ -186,20 +183,20 @@ class Connection:
         if denied:
             return self.explain_refusal(denied[1])
         return self.explain_ssh(text) or (
-            Unreachable(self._say("ssh.unreachable", why="no answer in time"))
+            Unreachable(self.say("ssh.unreachable", why="no answer in time"))
             if killer.struck
-            else Unreachable(self._say("ssh.unreachable", why=last_line(text) or "the connection was cut"))
+            else Unreachable(self.say("ssh.unreachable", why=last_line(text) or "the connection was cut"))
             if status == 255 or "cut" in str(cause) or "no reply" in str(cause)
-            else MisrcError(self._say("ssh.protocol", why=str(cause)))
+            else MisrcError(self.say("ssh.protocol", why=str(cause)))
         )
 
     def explain_ssh(self, text: str) -> Unreachable | None:
         """What ssh's own words mean, where trying again cannot help."""
         if _HOST_KEY.search(text):
-            return Untrusted(self._say("ssh.host_key"))
+            return Untrusted(self.say("ssh.host_key"))
         if _DENIED.search(text):
             kind = Unreachable if self._key_changed() else Untrusted
-            return kind(self._say("ssh.denied"))
+            return kind(self.say("ssh.denied"))
         return None
 
     def _key_changed(self) -> bool:
@@ -213,40 +210,50 @@ class Connection:
                 return True
         return False
 
-    def _say(self, key: str, **values: object) -> str:
-        contact = self.site.contact_site or self.site.contact_mint or "the site"
-        address = f"{self.site.address}:{self.site.port}"
-        return say(key, site=self.site.id, address=address, contact=contact, **values)
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"{self.site.address}:{self.site.port}"
 
-    def explain_refusal(self, code: str) -> MisrcError:
-        """What a refusal code means to whoever called."""
-        why = say(code, contact=self.site.contact_site or "the site") if re.fullmatch("E[0-9]{2}", code) else "?"
-        if code in (Refusal.BUSY.value, Refusal.INTERNAL.value):
-            return Unreachable(self._say("ssh.unreachable", why=why))
-        return Refused(f"{self.site.id}: {why} ({code})", code)
+    # -- the verbs ----------------------------------------------------------------------------------------------
 
-    def retrying(self, action: Callable[[], T]) -> T:
-        """Do `action`, trying again as declared while the site cannot be reached."""
-        interval = self.site.retry.interval
-        for attempt in range(self.site.retry.count + 1):
-            try:
-                return action()
-            except Unreachable as error:
-                if not error.transient or attempt == self.site.retry.count:
-                    raise
-                pause = min(1.0, interval) if attempt == 0 else interval
-                sleep_while_driven(pause * random.uniform(0.8, 1.2))
-        raise AssertionError("unreachable")
+    def announce(self, request: OpenRequest, small: Mapping[str, bytes], on_progress: OnProgress | None) -> Answer:
+        """`open`; the inputs that come along follow its line."""
+        data = render_open(request) + b"".join(small[entry.name] for entry in request.inline or ())
+        return self.ask(render_command(Command(Verb.OPEN, request.spec.job)), data, on_progress)
 
+    def start(self, job: str, manifest: bytes) -> Answer:
+        """`start`."""
+        return self.ask(render_command(Command(Verb.START, job)), manifest)
 
-def sleep_while_driven(seconds: float) -> None:
-    """Sleep, unless the `misrc run` that this process works for is gone."""
-    driver = os.environ.get("MISRC_DRIVER")
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        if driver and not os.path.exists(f"/proc/{driver}"):
-            raise MisrcError("misrc run is gone")
-        time.sleep(min(left, 1.0))
+    def wait(self, job: str, seconds: int, offset: int | None = None, on_progress: OnProgress | None = None) -> Answer:
+        """`wait`, which the gate itself bounds."""
+        command = render_command(Command(Verb.WAIT, job, seconds, offset or 0))
+        return self.ask(command, on_progress=on_progress, seconds=seconds + SESSION_SECONDS)
+
+    def cancel(self, job: str) -> Answer:
+        """`cancel`."""
+        return self.ask(render_command(Command(Verb.CANCEL, job)), seconds=SHORT_SECONDS)
+
+    def finish(self, job: str) -> Answer:
+        """`close`."""
+        return self.ask(render_command(Command(Verb.CLOSE, job)), seconds=SHORT_SECONDS)
+
+    # -- transfers ----------------------------------------------------------------------------------------------
+
+    def put(
+        self, job: str, inputs: Sequence[InputFile], hashing: Hashing, room: Path, tell: Callable[[int], None]
+    ) -> None:
+        """By rsync, while the inputs are still being hashed."""
+        from .transfer import put
+
+        put(self, job, inputs, room, tell)
+
+    def get(self, job: str, manifest: Manifest, target: Path, tell: Callable[[int], None]) -> Mapping[str, Found]:
+        """By rsync."""
+        from .transfer import get
+
+        return self.retrying(lambda: get(self, job, manifest, target, tell))
 
 
 def _exchange(

@@ -102,6 +102,16 @@ def destroy(private: Path) -> None:
         _sync(private.parent)
 
 
+def replace(private: Path, following: Path, site: str) -> None:
+    """The key `following` takes the place of `private`, which is gone with that."""
+    public = read_public(following)
+    public_file(following).unlink(missing_ok=True)
+    with private.open("r+b") as old:
+        following.rename(private)
+        old.write(b"\0" * os.fstat(old.fileno()).st_size)
+    write_public(private, public, site)
+
+
 def wipe(path: Path) -> None:
     """Write zeros over a file's content, as far as the file system does that in place."""
     with path.open("r+b") as file:

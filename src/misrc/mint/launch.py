@@ -11,15 +11,14 @@ import ctypes
 import fcntl
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 from .places import state_folder
+from .scratch import make_scratch, remove_scratch
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
@@ -80,11 +79,16 @@ def _take(folder: Path) -> int | None:
     return None
 
 
+def _environment() -> dict[str, str]:
+    """Without a token: Ansible hands its environment on to whatever it starts."""
+    return {name: value for name, value in os.environ.items() if name != "MISRC_TOKEN"}
+
+
 class Play:
     """One run of the run playbook: ready from its making, begun by `go`."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="misrc-play-"))
+        self.folder = make_scratch()
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-m", "misrc.mint.play"],
             stdin=subprocess.PIPE,
@@ -92,7 +96,7 @@ class Play:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             preexec_fn=die_with_parent,
-            env={**os.environ, "MISRC_DRIVER": str(os.getpid())},
+            env={**_environment(), "MISRC_DRIVER": str(os.getpid())},
         )
 
     def go(self, job: str, connection: Path) -> None:
@@ -120,4 +124,4 @@ class Play:
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_scratch(self.folder)

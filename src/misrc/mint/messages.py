@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from .module_messages import MODULE_MESSAGES
 from .site_messages import SITE_MESSAGES
 
 MESSAGES: dict[str, tuple[str, str]] = {
@@ -102,6 +103,11 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "job.waiting": ("{state}, {elapsed} so far", "{state} (経過 {elapsed})"),
     "job.held_back": ("{state}, {elapsed} so far: {why}", "{state} (経過 {elapsed}): {why}"),
     "wait.window": ("waits for the site's next window, {when}", "サイトの次の実行可能時間帯を待機中 ({when} から)"),
+    "wait.agent": ("waits for the site's agent", "サイトのエージェントを待機中"),
+    "wait.silent": (
+        "the site's agent has not been heard since {when}",
+        "サイトのエージェントから {when} 以降応答がありません",
+    ),
     "wait.frozen": (
         "waits because the site is frozen; it starts no jobs until it is thawed",
         "サイトが凍結中のため待機しています。解除されるまで開始されません",
@@ -172,6 +178,45 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "{site} ({address}) does not answer as misrc's gate does: {why}; ask {contact}",
         "{site} ({address}) の応答がmisrcのゲートのものではありません: {why}。連絡先: {contact}",
     ),
+    "api.certificate": (
+        "the API server of {site} ({address}) shows a certificate that is not trusted here: {why}; nothing was sent. "
+        "Check 'ca_file', or ask {contact}",
+        "{site} のAPIサーバー ({address}) の証明書を信頼できません: {why}。何も送信していません。'ca_file' を確認するか "
+        "{contact} に連絡してください",
+    ),
+    "api.denied": (
+        "the API server of {site} ({address}) does not accept the token of user '{user}'; MInt operations give a new one",
+        "{site} のAPIサーバー ({address}) が利用者 '{user}' のトークンを受け付けません。MInt運用チームに連絡してください",
+    ),
+    "api.unreachable": (
+        "the API server of {site} ({address}) cannot be reached: {why}",
+        "{site} のAPIサーバー ({address}) に接続できません: {why}",
+    ),
+    "api.full": (
+        "the API server of {site} ({address}) has no room left; MInt operations make some, and it goes on",
+        "{site} のAPIサーバー ({address}) の空き容量がありません。空きができ次第続行します",
+    ),
+    "api.protocol": (
+        "{address} does not answer as misrc's API server does: {why}; check 'api.url' of {site}",
+        "{address} の応答がmisrcのAPIサーバーのものではありません: {why}。{site} の 'api.url' を確認してください",
+    ),
+    "token.missing": (
+        "no token for site '{site}': there is no {path}, and {variable} is not set; MInt operations give one",
+        "サイト '{site}' のトークンがありません: {path} も環境変数 {variable} もありません。MInt運用チームに連絡してください",
+    ),
+    "token.open": (
+        "{path}: others than its owner can read the token; chmod 600, and have the token replaced",
+        "{path}: 所有者以外がトークンを読めます。chmod 600 とし、トークンを交換してください",
+    ),
+    "token.unusable": ("{path}: the token cannot be used: {why}", "{path}: トークンを使えません: {why}"),
+    "signing.missing": (
+        "there is no signing key ({path}); MInt operations make one with 'misrc signing-key make'",
+        "署名鍵がありません ({path})。MInt運用チームが 'misrc signing-key make' で作成します",
+    ),
+    "signing.no_next": (
+        "there is no key to follow ({path}); 'misrc signing-key next' makes one",
+        "次の鍵がありません ({path})。'misrc signing-key next' で作成してください",
+    ),
     "transfer.failed": ("the transfer with {site} was cut: {why}", "{site} との転送が中断しました: {why}"),
     "give_up": (
         "{site} was not reachable for {hours}; the job may still be running: the same command, or 'misrc tend', goes on",
@@ -184,6 +229,12 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "dry.accepted": (
         "{site} would accept this job ({count} inputs, {size}; {free} free there)",
         "{site} はこのジョブを受け付けます (入力 {count} 個、{size}、空き {free})",
+    ),
+    "dry.api": (
+        "the API server of {site} takes this call ({count} inputs, {size}); whether the site does shows when its agent "
+        "takes the job",
+        "{site} のAPIサーバーはこの呼び出しを受け付けます (入力 {count} 個、{size})。サイトの可否はエージェントの受け取り時に"
+        "判明します",
     ),
     "phase.stage": ("sending inputs", "入力を送信中"),
     "phase.execute": ("starting", "開始処理中"),
@@ -214,6 +265,17 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "E15": (
         "the gate there belongs to another site id; ask {contact}",
         "接続先のゲートは別のサイトIDのものです。連絡先: {contact}",
+    ),
+    "E16": (
+        "the site takes only jobs that MInt signed, and this one is not signed with a key that it knows; "
+        "declare 'signed: true' for the site and give {contact} the key that 'misrc signing-key show' prints",
+        "サイトは署名済みのジョブだけを受け付けますが、有効な署名がありません。サイト定義に 'signed: true' を書き、"
+        "'misrc signing-key show' の公開鍵を伝えてください。連絡先: {contact}",
+    ),
+    "E17": (
+        "the job was signed too long ago, or this machine's clock or the site's is wrong; make the same call again, "
+        "else ask {contact}",
+        "ジョブの署名が古すぎるか、時計が合っていません。同じコマンドを再実行してください。連絡先: {contact}",
     ),
     "E20": (
         "the inputs are larger than the site allows; ask {contact}",
@@ -263,6 +325,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "E40": ("the gate there failed; ask {contact}", "ゲートで内部エラーが発生しました。連絡先: {contact}"),
     **SITE_MESSAGES,
+    **MODULE_MESSAGES,
 }
 
 

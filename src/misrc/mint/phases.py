@@ -18,41 +18,42 @@ from ..job.codec import dump_json
 from ..job.errors import MisrcError, Refused
 from . import execution, retrieval, staging
 from .answers import tell_program
-from .connection import Connection
 from .jobs import FAILURE, JobStore
 from .launch import die_with_parent
+from .link import Link
+from .links import join_link
 from .sites import load_site
 
 # How long the first play stays for a short program, in seconds.
 PATIENCE = int(os.environ.get("MISRC_PATIENCE", "4"))
 
 
-def stage_phase(store: JobStore, connection: Connection) -> dict[str, Any]:
+def stage_phase(store: JobStore, link: Link) -> dict[str, Any]:
     """Stage; `changed` says whether anything was sent."""
     before = store.read().state
-    return {"changed": staging.stage(store, connection, PATIENCE).state is not before}
+    return {"changed": staging.stage(store, link, PATIENCE).state is not before}
 
 
-def execute_phase(store: JobStore, connection: Connection) -> dict[str, Any]:
+def execute_phase(store: JobStore, link: Link) -> dict[str, Any]:
     """Start and wait a little."""
     before = store.read().state
-    record = execution.start(store, connection)
+    record = execution.start(store, link)
     if not record.state.final:
-        connection.retrying(lambda: execution.wait(store, connection, PATIENCE, tell_program(store)))
+        link.retrying(lambda: execution.wait(store, link, PATIENCE, tell_program(store)))
     record = store.read()
     return {"changed": record.state is not before, "ended": record.state.final}
 
 
-def retrieve_phase(store: JobStore, connection: Connection) -> dict[str, Any]:
+def retrieve_phase(store: JobStore, link: Link) -> dict[str, Any]:
     """Fetch, verify, deliver, close."""
     before = store.read().state
-    return {"changed": retrieval.retrieve(store, connection).state is not before}
+    return {"changed": retrieval.retrieve(store, link).state is not before}
 
 
 class PhaseAction(ActionBase):
     """What the three plugins share."""
 
-    phase: Callable[[JobStore, Connection], dict[str, Any]]
+    phase: Callable[[JobStore, Link], dict[str, Any]]
 
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         """Run the step of the job that the task names."""
@@ -65,8 +66,8 @@ class PhaseAction(ActionBase):
             with store.lock("phase.lock"):
                 record = store.read()
                 site = load_site(Path(record.inventory), record.site)
-                connection = Connection(site, Path(os.environ["MISRC_CONNECTION"]))
-                result.update(type(self).phase(store, connection))
+                link = join_link(site, Path(os.environ["MISRC_CONNECTION"]))
+                result.update(type(self).phase(store, link))
         except (MisrcError, OSError) as error:
             note_failure(store, error)
             result.update(failed=True, msg=str(error))

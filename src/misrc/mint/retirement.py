@@ -16,11 +16,13 @@ from pathlib import Path
 from ..job.codec import CodecError, decode, dump_json, encode, parse_json
 from ..job.errors import BadRequest, JobCancelled, MisrcError
 from ..job.faults import reach
+from ..job.interface import WEBAPI
 from ..job.ledger import Checkpoint
 from ..job.names import SITE_ID
 from ..job.records import write_record
 from ..job.states import JobState
 from . import keys
+from .api_token import token_place
 from .connection import Connection
 from .declarations import Declaration, find_declaration
 from .display import Display
@@ -35,7 +37,10 @@ MAX_REASON = 2000
 
 @dataclass(frozen=True)
 class Retirement:
-    """What stays of a site. `checkpoint` is the last word of its ledger; `heard` says whether it was asked for now."""
+    """What stays of a site. `checkpoint` is the last word of its ledger; `heard` says whether it was asked for now.
+
+    `left` are the jobs that a forced retirement could not end: nobody knows how they ended, or whether they did.
+    """
 
     site: str
     day: str
@@ -46,6 +51,7 @@ class Retirement:
     identity: str
     declaration: str
     jobs: int
+    left: tuple[str, ...] = ()
 
 
 def retire_site(site: str, inventory: str | None, reason: str, force: bool, as_json: bool) -> int:
@@ -58,8 +64,8 @@ def retire_site(site: str, inventory: str | None, reason: str, force: bool, as_j
     retirement = _load(folder)
     if retirement is None:
         declaration = find_declaration(site, inventory)
-        _end_jobs(declaration, force)
-        retirement = _make_record(declaration, reason)
+        left = _end_jobs(declaration, force)
+        retirement = _make_record(declaration, reason, left)
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, RECORD, dump_json(encode(retirement)) + b"\n")
         reach("retire.recorded")
@@ -68,22 +74,20 @@ def retire_site(site: str, inventory: str | None, reason: str, force: bool, as_j
     return 0
 
 
-def _end_jobs(declaration: Declaration, force: bool) -> None:
-    """Nothing may be left that needs the key."""
+def _end_jobs(declaration: Declaration, force: bool) -> tuple[str, ...]:
+    """Nothing should be left that needs the key; by force, the jobs that could not be ended are named."""
     unfinished = _unfinished(declaration.site.id)
     if not unfinished:
-        return
+        return ()
     if not force:
         raise BadRequest(_name_jobs(declaration, unfinished))
     for record in unfinished:
         store, display = JobStore(record.job), Display(quiet=True)
-        with contextlib.suppress(JobCancelled):
+        with contextlib.suppress(JobCancelled, MisrcError):
             cancel_job(store, declaration.site, display)
         with contextlib.suppress(MisrcError):
             resume(store, display)
-    left = _unfinished(declaration.site.id)
-    if left:
-        raise MisrcError(_name_jobs(declaration, left))
+    return tuple(record.job for record in _unfinished(declaration.site.id))
 
 
 def _unfinished(site: str) -> list[MintJob]:
@@ -95,9 +99,14 @@ def _name_jobs(declaration: Declaration, records: list[MintJob]) -> str:
     return say("retire.jobs", site=declaration.site.id, count=len(records), jobs=named)
 
 
-def _make_record(declaration: Declaration, reason: str) -> Retirement:
+def _make_record(declaration: Declaration, reason: str, left: tuple[str, ...]) -> Retirement:
     identity = declaration.identity_place()
-    privates = [path for path in (identity, next_identity(identity)) if path.is_file()]
+    if declaration.site.method == WEBAPI:
+        # What opens the way there is the token; it goes with the site, and is revoked at the server.
+        identity = token_place(declaration.site)
+        privates = []
+    else:
+        privates = [path for path in (identity, next_identity(identity)) if path.is_file()]
     checkpoint = _ask_checkpoint(declaration)
     known = latest_checkpoint(declaration.site.id)
     return Retirement(
@@ -110,11 +119,14 @@ def _make_record(declaration: Declaration, reason: str) -> Retirement:
         str(identity),
         str(declaration.path),
         sum(record.site == declaration.site.id for record in list_jobs()),
+        left,
     )
 
 
 def _ask_checkpoint(declaration: Declaration) -> Checkpoint | None:
-    """From the site itself; None where it cannot be reached any more, which must not keep its key alive."""
+    """From the site itself; None where it cannot be reached (any more), which must not keep its key alive."""
+    if declaration.site.method == WEBAPI:
+        return None
     try:
         connection = Connection.make(declaration.site)
     except BadRequest:
@@ -169,4 +181,6 @@ def _tell(folder: Path, retirement: Retirement, as_json: bool) -> None:
     seq, line = (checkpoint.seq, checkpoint.hash) if checkpoint else ("-", "-")
     print(say("retire.done", site=retirement.site, folder=folder))
     print(say("retire.checkpoint" if retirement.heard else "retire.checkpoint_old", seq=seq, hash=line))
+    if retirement.left:
+        print(say("retire.left", count=len(retirement.left), jobs=", ".join(retirement.left[:20])))
     print(say("retire.admin", site=retirement.site, fingerprints=", ".join(retirement.fingerprints)))

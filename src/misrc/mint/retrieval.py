@@ -1,127 +1,115 @@
 """Retrieve: fetch what the site released, check every byte against the manifest and the receipt, deliver, close.
 
-Results arrive in a private, empty folder beside their destination; only declared names are taken out of it. Exit
-codes of transfer tools decide nothing.
+Results arrive in a private, empty folder of their own; only declared names are taken out of it. Exit codes of
+transfer tools decide nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..job.codec import CodecError
 from ..job.errors import BadRequest, MisrcError, Refused
 from ..job.faults import reach
-from ..job.following import Follower, Found, identify
+from ..job.following import Found
 from ..job.interface import REQUIRED
-from ..job.manifest import Manifest, hash_descriptor, parse_manifest, total_bytes
+from ..job.manifest import Manifest, hash_descriptor, identify, parse_manifest, total_bytes
 from ..job.names import NameSet, check_result_name
 from ..job.quantities import format_size
 from ..job.receipt import NAMESPACE, parse_receipt
 from ..job.spec import MAX_INLINE_BYTES
 from ..job.states import JobState, Outcome
-from ..wire.grammar import Command, Verb, render_command
-from ..wire.rsync import get_argv
 from .answers import INPUTS, MANIFEST, RECEIPT, SIGNATURE
-from .connection import Connection
-from .jobs import JobStore, MintJob
+from .jobs import LOG, JobStore, MintJob
+from .link import Link
 from .messages import say
-from .transfer import RSYNC, run_rsync
 
-LOG = "remote_program_exec.log"
 MAX_FILES = 10**6
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-def retrieve(store: JobStore, connection: Connection) -> MintJob:
+def retrieve(store: JobStore, link: Link) -> MintJob:
     """Bring an ended job to `closed`, with its results delivered."""
     reach("retrieve.enter")
     record = store.read()
     if record.state is JobState.ENDED:
-        manifest = _read_manifest(store, connection)
-        _check_receipt(store, connection)
-        record = _deliver_all(store, connection, record, manifest)
+        manifest = link.list_offered(record.program, _read_manifest(store, link))
+        _check_receipt(store, link)
+        record = _deliver_all(store, link, record, manifest)
     if record.state is JobState.RETRIEVED:
-        close(store, connection)
+        close(store, link)
     reach("retrieve.leave")
     return store.read()
 
 
-def close(store: JobStore, connection: Connection) -> None:
+def close(store: JobStore, link: Link) -> None:
     """Tell the site that MInt has what it needs."""
     record = store.read()
-    command = render_command(Command(Verb.CLOSE, record.job))
+    told = {}
     with contextlib.suppress(Refused):
-        reply, _ = connection.retrying(lambda: connection.ask(command))
-        store.update(checkpoint=reply.checkpoint)
-    store.advance(JobState.CLOSED)
+        reply, _ = link.retrying(lambda: link.finish(record.job))
+        told = {"checkpoint": reply.checkpoint}
+    store.advance(JobState.CLOSED, **told)
 
 
-def _read_manifest(store: JobStore, connection: Connection) -> Manifest:
+def _read_manifest(store: JobStore, link: Link) -> Manifest:
     document = store.load(MANIFEST)
     if document is None:
         return ()
     try:
         return parse_manifest(document, check_result_name, MAX_FILES)
     except CodecError:
-        raise _mismatch(store, connection) from None
+        raise _mismatch(store, link) from None
 
 
-def _mismatch(store: JobStore, connection: Connection) -> MisrcError:
-    site = connection.site
+def _mismatch(store: JobStore, link: Link) -> MisrcError:
+    site = link.site
     return MisrcError(say("results.mismatch", site=site.id, job=store.job, contact=site.contact_site or site.id))
 
 
-def _deliver_all(store: JobStore, connection: Connection, record: MintJob, manifest: Manifest) -> MintJob:
-    results = Path(record.results)
-    arriving = results / f".misrc-{record.job}"
+def _deliver_all(store: JobStore, link: Link, record: MintJob, manifest: Manifest) -> MintJob:
+    arriving = _choose_folder(Path(record.results), f".misrc-{record.job}")
     try:
-        results.mkdir(parents=True, exist_ok=True)
-        arriving.mkdir(mode=0o700, exist_ok=True)
-        _check_space(results, arriving, manifest)
-        _receive(store, connection, arriving, manifest)
+        arriving.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_space(arriving, manifest)
+        _receive(store, link, arriving, manifest)
         reach("retrieve.received")
-        names = _deliver(connection, record, arriving, manifest)
+        names = _deliver(link, record, arriving, manifest)
         shutil.rmtree(arriving, ignore_errors=True)
     except OSError as error:
         raise BadRequest(say("local.disk", why=error.strerror or error, job=record.job)) from None
     return store.advance(JobState.RETRIEVED, delivered=tuple(names))
 
 
-def _check_space(results: Path, arriving: Path, manifest: Manifest) -> None:
+def _choose_folder(results: Path, name: str) -> Path:
+    """Where results arrive: beside a results folder that is still to be made, so that it can become it; else inside."""
+    beside = results.parent / name
+    return results / name if results.exists() and not beside.exists() else beside
+
+
+def _check_space(arriving: Path, manifest: Manifest) -> None:
     needed = total_bytes(manifest) - sum(path.stat().st_size for path in arriving.rglob("*") if path.is_file())
-    free = shutil.disk_usage(results).free
+    free = shutil.disk_usage(arriving).free
     if needed > free:
-        raise BadRequest(say("results.space", path=results, needed=format_size(needed), free=format_size(free)))
+        raise BadRequest(say("results.space", path=arriving.parent, needed=format_size(needed), free=format_size(free)))
 
 
-def _receive(store: JobStore, connection: Connection, arriving: Path, manifest: Manifest) -> None:
+def _receive(store: JobStore, link: Link, arriving: Path, manifest: Manifest) -> None:
     found: Mapping[str, Found] = {}
     if not _take_small(store, arriving, manifest):
-        total = total_bytes(manifest)
-        argv = get_argv(RSYNC, connection.rsh(), store.job)
-        tell = functools.partial(store.tell_progress, phase="retrieve", total=total)
-        found = connection.retrying(lambda: _fetch(connection, argv, arriving, lambda done: tell(done=done)))
-    _verify(store, connection, arriving, manifest, found)
-
-
-def _fetch(connection: Connection, argv: list[str], arriving: Path, tell: Callable[[int], None]) -> Mapping[str, Found]:
-    """One transfer, with large files hashed while they arrive; what was hashed and still counts."""
-    folder = os.open(arriving, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    follower = Follower(folder)
-    try:
-        clean = run_rsync(connection, argv, str(arriving), tell)
-    finally:
-        found = follower.finish()
-        os.close(folder)
-    return found if clean else {}
+        tell = functools.partial(store.tell_progress, phase="retrieve", total=total_bytes(manifest))
+        found = link.get(store.job, manifest, arriving, lambda done: tell(done=done))
+    _verify(store, link, arriving, manifest, found)
 
 
 def _take_small(store: JobStore, arriving: Path, manifest: Manifest) -> bool:
@@ -143,61 +131,88 @@ def _write_private(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def _verify(
-    store: JobStore, connection: Connection, arriving: Path, manifest: Manifest, found: Mapping[str, Found]
-) -> None:
+def _verify(store: JobStore, link: Link, arriving: Path, manifest: Manifest, found: Mapping[str, Found]) -> None:
     """Exactly the manifest's files, with the manifest's content; anything else discards the whole."""
-    base = f"{arriving}/"
-    arrived: set[str] = set()
-    for folder, folders, names in os.walk(arriving):
-        if any(os.path.islink(f"{folder}/{name}") for name in folders):
-            raise _discard(store, connection, arriving)
-        inner = f"{folder}/"[len(base) :]
-        arrived.update(inner + name for name in names)
-    if arrived != {entry.name for entry in manifest}:
-        raise _discard(store, connection, arriving)
+    arrived = _list_arrived(arriving)
+    if arrived.keys() != {entry.name for entry in manifest}:
+        raise _discard(store, link, arriving)
     for entry in manifest:
-        if _measure(base + entry.name, entry.size, found.get(entry.name)) != (entry.size, entry.sha256):
-            raise _discard(store, connection, arriving)
+        if _measure(arrived[entry.name], entry.size, found.get(entry.name)) != (entry.size, entry.sha256):
+            raise _discard(store, link, arriving)
 
 
-def _discard(store: JobStore, connection: Connection, arriving: Path) -> MisrcError:
+def _list_arrived(arriving: Path) -> dict[str, os.DirEntry[str]]:
+    """Everything below the folder that is not itself a folder, by its relative name; links are not followed."""
+    arrived = {}
+    folders = [("", str(arriving))]
+    while folders:
+        prefix, folder = folders.pop()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append((f"{prefix}{entry.name}/", entry.path))
+                else:
+                    arrived[prefix + entry.name] = entry
+    return arrived
+
+
+def _discard(store: JobStore, link: Link, arriving: Path) -> MisrcError:
     shutil.rmtree(arriving, ignore_errors=True)
-    return _mismatch(store, connection)
+    return _mismatch(store, link)
 
 
-def _measure(path: str, size: int, found: Found | None) -> tuple[int, str]:
-    """Size and sha256 of what arrived; a file that was followed to its end is not read again."""
+def _measure(file: os.DirEntry[str], size: int, found: Found | None) -> tuple[int, str]:
+    """Size and sha256 of what arrived; a file that was hashed on its way and is still the same is not read again."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return -1, ""
-    try:
-        if found is not None and found.identity == identify(os.fstat(descriptor)):
+        if found is not None and found.identity == identify(file.stat(follow_symlinks=False)):
             return found.size, found.sha256
-        return hash_descriptor(descriptor, size)
+        descriptor = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return hash_descriptor(descriptor, size)
+        finally:
+            os.close(descriptor)
     except OSError:
         return -1, ""
-    finally:
-        os.close(descriptor)
 
 
-def _deliver(connection: Connection, record: MintJob, arriving: Path, manifest: Manifest) -> list[str]:
+def _deliver(link: Link, record: MintJob, arriving: Path, manifest: Manifest) -> list[str]:
     """Move declared files into the results folder, each whole or not at all; the names that were taken."""
-    declared = NameSet([*connection.site.programs[record.program].outputs, LOG])
-    taken = [entry for entry in manifest if entry.name in declared]
-    for folder in {os.path.dirname(entry.name) for entry in taken}:
-        os.makedirs(f"{record.results}/{folder}", exist_ok=True)
-    source, target = os.open(arriving, _FOLDER), os.open(record.results, _FOLDER)
+    declared = NameSet([*link.site.programs[record.program].outputs, LOG])
+    taken = [entry.name for entry in manifest if entry.name in declared]
+    for name in record.copies.keys() & set(taken):
+        copy_whole(arriving / name, Path(record.copies[name]))
+    results = Path(record.results)
+    results.mkdir(parents=True, exist_ok=True)
+    if len(taken) < len(manifest) or not _replace_empty(results, arriving):
+        _move_each(taken, arriving, results)
+    return taken
+
+
+def _replace_empty(results: Path, arriving: Path) -> bool:
+    """Let the folder of arrived files become the results folder: one rename. False: it cannot, or holds folders."""
+    if arriving.parent == results or any(entry.is_dir(follow_symlinks=False) for entry in os.scandir(arriving)):
+        return False
+    arriving.chmod(stat.S_IMODE(results.stat().st_mode))
     try:
-        for entry in taken:
-            if entry.name in record.copies:
-                copy_whole(arriving / entry.name, Path(record.copies[entry.name]))
-            os.replace(entry.name, entry.name, src_dir_fd=source, dst_dir_fd=target)
+        arriving.rename(results)
+    except OSError as error:
+        # Somebody put something there meanwhile.
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
+
+
+def _move_each(names: Sequence[str], arriving: Path, results: Path) -> None:
+    for folder in {os.path.dirname(name) for name in names}:
+        (results / folder).mkdir(parents=True, exist_ok=True)
+    source, target = os.open(arriving, _FOLDER), os.open(results, _FOLDER)
+    try:
+        for name in names:
+            os.replace(name, name, src_dir_fd=source, dst_dir_fd=target)
     finally:
         os.close(source)
         os.close(target)
-    return [entry.name for entry in taken]
 
 
 def copy_whole(source: Path, target: Path) -> None:
@@ -209,18 +224,18 @@ def copy_whole(source: Path, target: Path) -> None:
     os.replace(temporary, target)
 
 
-def _check_receipt(store: JobStore, connection: Connection) -> None:
+def _check_receipt(store: JobStore, link: Link) -> None:
     """Both sides must agree on what went in and what came out; where the site's key is declared, its signature too."""
     document, signature = store.load(RECEIPT), store.load(SIGNATURE)
     record = store.read()
     if document is None:
         if record.outcome in (None, Outcome.SUCCEEDED, Outcome.FAILED):
-            raise _wrong(store, connection, "it is missing")
+            raise _wrong(store, link, "it is missing")
         return
     try:
         receipt = parse_receipt(document)
     except (CodecError, ValueError) as error:
-        raise _wrong(store, connection, str(error)) from None
+        raise _wrong(store, link, str(error)) from None
     ours, results = (hashlib.sha256(store.load(name) or b"").hexdigest() for name in (INPUTS, MANIFEST))
     checks = {
         "job": receipt.job == record.job,
@@ -231,13 +246,13 @@ def _check_receipt(store: JobStore, connection: Connection) -> None:
     }
     for what, right in checks.items():
         if not right:
-            raise _wrong(store, connection, what)
-    if connection.site.receipt_keys and not _signed(connection.site.receipt_keys, document, signature or b""):
-        raise _wrong(store, connection, "its signature")
+            raise _wrong(store, link, what)
+    if link.site.receipt_keys and not _signed(link.site.receipt_keys, document, signature or b""):
+        raise _wrong(store, link, "its signature")
 
 
-def _wrong(store: JobStore, connection: Connection, why: str) -> MisrcError:
-    contact = connection.site.contact_site or connection.site.id
+def _wrong(store: JobStore, link: Link, why: str) -> MisrcError:
+    contact = link.site.contact_site or link.site.id
     return MisrcError(say("receipt.wrong", job=store.job, why=why, contact=contact))
 
 

@@ -12,7 +12,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,16 @@ from ..job.faults import reach
 from ..job.interface import Interface
 from ..job.names import is_job_id
 from ..job.states import JobState, Outcome
-from ..wire.grammar import MAX_WAIT_SECONDS, Command, Verb, render_command
+from ..wire.grammar import MAX_WAIT_SECONDS
 from ..wire.reasons import STOPPED_FROZEN
 from ..wire.refusals import Refusal
 from ..wire.replies import Progress, Reply
 from . import execution
-from .connection import Connection
 from .display import Display, format_elapsed
 from .jobs import FAILURE, PROGRESS, InputFile, JobStore, MintJob, derive_job_id
 from .launch import Play, Turn
+from .link import Link
+from .links import make_link
 from .messages import say
 from .request import RunRequest, check_request, refuse_expired
 from .retrieval import copy_whole, missing_outputs
@@ -47,8 +48,18 @@ class Stopped(BaseException):
     """The workflow was stopped: the job is to be cancelled."""
 
 
-def run(request: RunRequest, job: str | None, new: bool, display: Display, play: Play) -> MintJob:
-    """Run one job to its end; the errors of `misrc.job.errors` say how it ended otherwise."""
+def run(
+    request: RunRequest,
+    job: str | None,
+    new: bool,
+    display: Display,
+    play: Play,
+    on_job: Callable[[str], None] | None = None,
+) -> MintJob:
+    """Run one job to its end; the errors of `misrc.job.errors` say how it ended otherwise.
+
+    `on_job` hears the job's id as soon as it is known.
+    """
     reach("run.enter")
     try:
         site, asked, inputs = check_request(request)
@@ -56,6 +67,8 @@ def run(request: RunRequest, job: str | None, new: bool, display: Display, play:
             store, fresh = _find_job(asked, job, new)
             if fresh:
                 refuse_expired(site)
+            if on_job is not None:
+                on_job(store.job)
             try:
                 return _run_one(store, site, asked, inputs, fresh, display, play)
             except Refused as refused:
@@ -184,43 +197,43 @@ class Driver:
         """Play, wait, play, until the job is closed."""
         record = self.store.read()
         if record.state is not JobState.CLOSED:
-            connection = Connection.make(self.site)
+            link = make_link(self.site)
             try:
-                self._drive(connection)
+                self._drive(link)
             finally:
-                connection.close()
+                link.close()
                 self.display.close()
         record = self.store.read()
         reach("run.leave")
         return self.conclude(record)
 
-    def _drive(self, connection: Connection) -> None:
-        connection.open()
+    def _drive(self, link: Link) -> None:
+        link.open()
         while True:
             record = self.store.read()
             if record.cancel and not record.state.final:
                 raise Stopped
             if JobState.QUEUED.order <= record.state.order < JobState.ENDED.order:
                 self._drop_play()
-                self._wait(connection)
-            self._play(connection)
+                self._wait(link)
+            self._play(link)
             if self.store.read().state is JobState.CLOSED:
                 return
 
     # -- the play -----------------------------------------------------------------------------------------------
 
-    def _play(self, connection: Connection) -> None:
+    def _play(self, link: Link) -> None:
         """One run of the playbook, until it ends or the record says that its work is done."""
         self.store.drop(FAILURE)
         turn = Turn()
         play = self.play or Play()
         self.play = None
         try:
-            play.go(self.store.job, connection.folder)
+            play.go(self.store.job, link.folder)
             shown = time.monotonic()
             status = None
             while status is None and not self.store.has_changed_to(JobState.CLOSED):
-                connection.note_master()
+                link.look_after()
                 if time.monotonic() - shown > REPORT_SECONDS:
                     if self.store.is_busy("phase.lock"):
                         turn.release()
@@ -267,19 +280,19 @@ class Driver:
 
     # -- waiting ------------------------------------------------------------------------------------------------
 
-    def _wait(self, connection: Connection) -> None:
+    def _wait(self, link: Link) -> None:
         """Until the program has ended: cheap, patient, and never concluding anything from silence."""
         heard, pause = time.time(), 1.0
         while True:
             try:
-                if execution.wait(self.store, connection, MAX_WAIT_SECONDS, self._show):
+                if execution.wait(self.store, link, MAX_WAIT_SECONDS, self._show):
                     return
                 heard, pause = time.time(), 1.0
             except Unreachable as error:
                 if not error.transient:
                     raise
                 heard = max(heard, self.store.read().known)
-                self._wait_out(connection, str(error), heard, pause)
+                self._wait_out(link, str(error), heard, pause)
                 pause = min(pause * 2, max(1.0, self.site.retry.interval))
 
     def _show(self, reply: Reply) -> None:
@@ -288,7 +301,7 @@ class Driver:
                 self.store.advance(reply.state)
             self.display.waiting(reply.state.value, reply.since or time.time(), reply.progress, reply.reason)
 
-    def _wait_out(self, connection: Connection, why: str, heard: float, pause: float) -> None:
+    def _wait_out(self, link: Link, why: str, heard: float, pause: float) -> None:
         until = heard + self.site.give_up_after
         if time.time() > until:
             raise Unreachable(say("give_up", site=self.site.id, hours=format_elapsed(self.site.give_up_after)))
@@ -302,8 +315,8 @@ class Driver:
             until=time.strftime(stamp, time.localtime(until)),
         )
         time.sleep(pause * random.uniform(0.5, 1.0))
-        connection.release()
-        connection.open()
+        link.release()
+        link.open()
 
     # -- the end ------------------------------------------------------------------------------------------------
 
@@ -340,25 +353,24 @@ def cancel_job(store: JobStore, site: Interface, display: Display) -> MintJob:
         return Driver(store, site, display).conclude(record)
     if not record.state.final:
         store.update(cancel=True)
-        connection = Connection.make(site)
+        link = make_link(site)
         try:
-            record = _cancel_at_site(store, connection)
+            record = _cancel_at_site(store, link)
         except Unreachable:
             raise Unreachable(say("job.cancel_pending", job=record.job, site=site.id)) from None
         finally:
-            connection.close()
+            link.close()
             display.close()
     if record.outcome is Outcome.CANCELLED:
         raise JobCancelled(say("job.cancelled", job=record.job))
     raise JobCancelled(say("job.ended_before", job=record.job))
 
 
-def _cancel_at_site(store: JobStore, connection: Connection) -> MintJob:
+def _cancel_at_site(store: JobStore, link: Link) -> MintJob:
     """Stop the job at the site; Unreachable where that is not certain yet."""
-    command = render_command(Command(Verb.CANCEL, store.job))
     for _ in range(CANCEL_ROUNDS):
         try:
-            reply, _ = connection.ask(command, seconds=60)
+            reply, _ = link.cancel(store.job)
         except Refused as refused:
             if refused.code == Refusal.UNKNOWN_JOB.value and store.is_busy("phase.lock"):
                 # A play of another `misrc run` may be just about to announce it.
@@ -373,7 +385,7 @@ def _cancel_at_site(store: JobStore, connection: Connection) -> MintJob:
                 return store.update(cancel=False)
             record = store.advance(JobState.CLOSED, outcome=Outcome.CANCELLED, reason=reply.reason or "")
             with contextlib.suppress(MisrcError):
-                connection.ask(render_command(Command(Verb.CLOSE, record.job)), seconds=60)
+                link.finish(record.job)
             return record
     raise Unreachable("the job does not end")
 

@@ -5,13 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
-from ..job.errors import MisrcError, Unreachable
+from ..job.errors import MisrcError, Refused, Unreachable
+from ..job.following import Follower, Found
+from ..job.manifest import Manifest
+from ..wire.refusals import Refusal
+from ..wire.rsync import get_argv, put_argv, split_names
+from .arrival import Arrival
 from .connection import Connection, last_line
+from .jobs import InputFile
 from .launch import die_with_parent
 from .messages import say
 
@@ -19,6 +27,41 @@ RSYNC = "/usr/bin/rsync"
 _BYTES = re.compile(rb"\s*([0-9][0-9,]*)\s+[0-9]+%")
 # Exit codes of rsync(1) that speak of this machine's files; all others are the connection's.
 _LOCAL = {3, 11, 23}
+
+
+def put(connection: Connection, job: str, inputs: Sequence[InputFile], room: Path, tell: Callable[[int], None]) -> None:
+    """Send all inputs, trying again as declared."""
+    with _gathered(room, inputs) as folder:
+        connection.retrying(lambda: _put_once(connection, job, folder, inputs, tell))
+
+
+def _put_once(
+    connection: Connection, job: str, folder: str, inputs: Sequence[InputFile], tell: Callable[[int], None]
+) -> None:
+    sizes, before = {item.name: item.size for item in inputs}, 0
+    try:
+        for names in split_names(tuple(sizes)):
+            argv = put_argv(RSYNC, connection.rsh(), job, names)
+            run_rsync(connection, argv, folder, lambda done, sent=before: tell(sent + done))  # type: ignore[misc]
+            before += sum(sizes[name] for name in names)
+    except Refused as refused:
+        # A start that got through before a cut has closed `in/`: then the inputs are there.
+        if refused.code != Refusal.STATE.value:
+            raise
+
+
+def get(
+    connection: Connection, job: str, manifest: Manifest, target: Path, tell: Callable[[int], None]
+) -> Mapping[str, Found]:
+    """One transfer of all results, with files hashed while they arrive; what was hashed and still counts."""
+    folder = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    follower, arrival = Follower(folder), Arrival(folder, manifest)
+    try:
+        clean = run_rsync(connection, get_argv(RSYNC, connection.rsh(), job), str(target), tell)
+    finally:
+        found = {**arrival.finish(), **follower.finish()}
+        os.close(folder)
+    return found if clean else {}
 
 
 def run_rsync(connection: Connection, argv: list[str], folder: str, tell: Callable[[int], None]) -> bool:
@@ -81,3 +124,28 @@ def _explain(connection: Connection, status: int, text: str) -> MisrcError:
     if status in _LOCAL and "No space left" in text:
         return MisrcError(say("transfer.failed", site=connection.site.id, why="no space left"))
     return Unreachable(say("transfer.failed", site=connection.site.id, why=why))
+
+
+@contextlib.contextmanager
+def _gathered(private: Path, inputs: Sequence[InputFile]) -> Iterator[str]:
+    """A folder in which all inputs lie under their right names.
+
+    Their own, where they share one and have them; else a private one, filled with hard links. Where no link is
+    possible (another file system, another owner) a copy stands in.
+    """
+    folders = {os.path.dirname(item.path) for item in inputs}
+    if len(folders) == 1 and all(os.path.basename(i.path) == i.name and not os.path.islink(i.path) for i in inputs):
+        yield folders.pop()
+        return
+    shutil.rmtree(private, ignore_errors=True)
+    private.mkdir(mode=0o700)
+    try:
+        for item in inputs:
+            path, named = os.path.realpath(item.path), private / item.name
+            try:
+                os.link(path, named)
+            except OSError:
+                shutil.copy2(path, named)
+        yield str(private)
+    finally:
+        shutil.rmtree(private, ignore_errors=True)

@@ -16,7 +16,7 @@ from ..job.names import is_job_id
 from ..job.policy import MAX_POLICY_BYTES, Policy, parse_policy
 from ..job.states import JobState, Outcome
 from ..wire.refusals import Denied
-from . import contract, files, install_command, keeper
+from . import agent_command, contract, files, install_command, keeper
 from .contract import Contract
 from .freezing import Switch
 from .home import Home, open_work_root, read_policy, read_site
@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     install_command.add_to(commands)
+    agent_command.add_to(commands)
     policy = commands.add_parser("policy", help="the policy").add_subparsers(required=True)
     check = policy.add_parser("check", help="read a policy as the gate would, and say what is wrong with it")
     check.add_argument("file", metavar="FILE")

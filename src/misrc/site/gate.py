@@ -19,13 +19,10 @@ from ..job.policy import Policy
 from ..wire.grammar import Command, Verb, parse_command
 from ..wire.refusals import EXIT_INTERNAL, Denied, Refusal, render_denial
 from ..wire.replies import Reply, render_reply
-from .contract import Contract
 from .files import opened
 from .home import Home, open_work_root, read_policy
-from .identity import exposed_key
 from .ledger import Ledger
-from .release import Releaser
-from .runner import Runner
+from .premises import open_counter, open_ledger
 from .verbs import Session
 
 REQUEST_SECONDS = 300
@@ -36,10 +33,10 @@ _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C", "HOME": "/nonexistent"}
 def serve(home: Home, site: str, key: str) -> int:
     """Serve the one request of this connection; the exit status says allowed, refused or failed."""
     reach("gate.enter")
-    key = exposed_key(os.environ.get("SSH_USER_AUTH", "")) if key == ANY_KEY else key
+    key = _exposed_key() if key == ANY_KEY else key
     asked, peer = _take_environment()
     os.umask(0o077)
-    ledger = _open_ledger(home, site=site, key=key, peer=peer)
+    ledger = open_ledger(home, site=site, key=key, peer=peer)
     try:
         status = _serve(home, site, ledger, asked)
     except Denied as denied:
@@ -53,13 +50,10 @@ def serve(home: Home, site: str, key: str) -> int:
     return status
 
 
-def _open_ledger(home: Home, **actor: str) -> Ledger:
-    """The ledger itself, or in a root install the service that alone writes it."""
-    if home.of_host:
-        from .runner_client import RemoteLedger
+def _exposed_key() -> str:
+    from .identity import exposed_key
 
-        return RemoteLedger(home.state, **actor)
-    return Ledger(home.state, **actor)
+    return exposed_key(os.environ.get("SSH_USER_AUTH", ""))
 
 
 def _take_environment() -> Tuple[Optional[bytes], str]:
@@ -87,15 +81,7 @@ def _serve(home: Home, site: str, ledger: Ledger, asked: Optional[bytes]) -> int
 def _run(home: Home, site: str, policy: Policy, root: int, ledger: Ledger, command: Command) -> int:
     if command.verb in (Verb.OPEN, Verb.START):
         _bound_request()
-    ledger.contract = Contract(policy)
-    runner: Runner
-    if not home.of_host:
-        runner = Runner(policy, root, ledger, Releaser(site, policy, home.key, ledger))
-    else:
-        from .runner_client import ServiceRunner
-
-        runner = ServiceRunner(policy, ledger)
-    session = Session(site, policy, root, runner, sys.stdin.buffer, sys.stdout.buffer)
+    session = Session(open_counter(home, site, policy, root, ledger), sys.stdin.buffer, sys.stdout.buffer)
     session.run(command)
     return session.exit_status
 

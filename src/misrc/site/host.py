@@ -17,12 +17,13 @@ import subprocess
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Sequence
 
+from ..job.agent import parse_agent_config
 from ..job.authorized_keys import render_key_file
 from ..job.codec import CodecError, dump_json
 from ..job.names import SITE_ID
 from ..job.policy import Policy, parse_policy
 from ..job.sshd import KEYS_FOLDER, forced_command
-from ..job.units import GATE_ACCOUNT, JOB_ACCOUNT, render_units
+from ..job.units import AGENT_FOLDER, AGENT_UNIT, GATE_ACCOUNT, JOB_ACCOUNT, render_agent_unit, render_units
 from ..wire.refusals import Denied
 from . import files
 from .home import SYSTEM_SHARE, Home
@@ -136,6 +137,7 @@ class Host:
     sources: Dict[str, bytes]
     digest: str
     leave_sshd: bool = False
+    agent_bytes: Optional[bytes] = None
 
     def key_lines(self) -> bytes:
         """The gate account's authorized_keys."""
@@ -167,12 +169,28 @@ class Host:
             folder("/etc/ssh/misrc", "root", "root", 0o755),
             folder(os.path.dirname(KEYS), "root", "root", 0o755),
             *[file(f"{UNITS}/{name}", text.encode(), "root", "root", 0o644) for name, text in self._units().items()],
+            *self._agent(home),
             *self._sshd(),
             file(KEYS, self.key_lines(), "root", "root", 0o644),
         ]
 
+    def _agent(self, home: Home) -> List[Thing]:
+        if self.agent_bytes is None:
+            return []
+        return [
+            file(f"{home.config}/agent.json", self.agent_bytes, "root", GATE_ACCOUNT, 0o640),
+            folder(AGENT_FOLDER, GATE_ACCOUNT, GATE_ACCOUNT, 0o700),
+        ]
+
     def _units(self) -> Dict[str, str]:
-        return render_units(self.policy, f"{SYSTEM_SHARE}/current", PYTHON)
+        units = render_units(self.policy, f"{SYSTEM_SHARE}/current", PYTHON)
+        if self.agent_bytes is not None:
+            config = parse_agent_config(self.agent_bytes)
+            units[AGENT_UNIT] = render_agent_unit(self.policy, config, f"{SYSTEM_SHARE}/current", PYTHON)
+        return units
+
+    def _enabled_units(self) -> List[str]:
+        return [*_ENABLED, *([] if self.agent_bytes is None else [AGENT_UNIT])]
 
     def _sshd(self) -> List[Thing]:
         from .host_sshd import drop_in
@@ -209,7 +227,9 @@ class Host:
 
     def changes(self) -> List[str]:
         """Everything that `apply` would change, by name."""
-        return [thing.name for thing in self.pending()] + [f"unit {u} enabled" for u in _ENABLED if not _enabled(u)]
+        return [thing.name for thing in self.pending()] + [
+            f"unit {u} enabled" for u in self._enabled_units() if not _enabled(u)
+        ]
 
     def apply(self) -> List[str]:
         """Make everything so; the names of what was changed."""
@@ -222,9 +242,10 @@ class Host:
         if any(name.startswith((f"file {UNITS}/", "program ")) for name in changed):
             self._reload()
             changed.append("systemd reloaded")
-        for unit in _ENABLED:
+        for unit in self._enabled_units():
             if not _enabled(unit):
-                _run("systemctl", "enable", *([] if unit.endswith(".service") else ["--now"]), unit)
+                later = unit.endswith(".service") and unit != AGENT_UNIT
+                _run("systemctl", "enable", *([] if later else ["--now"]), unit)
                 changed.append(f"unit {unit} enabled")
         if changed:
             policy_hash = hashlib.sha256(self.policy_bytes).hexdigest()
@@ -236,11 +257,13 @@ class Host:
         """The runner ends and comes back at the next request; supervisors and programs go on."""
         _run("systemctl", "daemon-reload")
         _run("systemctl", "stop", "misrc-runner.service")
+        if self.agent_bytes is not None:
+            _run("systemctl", "try-restart", AGENT_UNIT)
 
 
-def plan_host(site: str, policy_file: str, leave_sshd: bool = False) -> Host:
+def plan_host(site: str, policy_file: str, leave_sshd: bool = False, agent_file: Optional[str] = None) -> Host:
     """Check everything that can be checked before anything changes. `leave_sshd`: others write sshd's drop-in."""
-    from .installer import digest_sources, read_sources
+    from .installer import InstallError, digest_sources, read_agent_config, read_sources
 
     if not re.fullmatch(SITE_ID, site):
         raise HostError("the site id must be lower-case letters, digits and '-', at most 32")
@@ -248,7 +271,11 @@ def plan_host(site: str, policy_file: str, leave_sshd: bool = False) -> Host:
         with open(policy_file, "rb") as source:
             data = source.read((1 << 20) + 1)
         policy = parse_policy(data)
-        rsync_version()
+        agent = None if agent_file is None else read_agent_config(agent_file)
+        if policy.job_keys or agent is None:
+            rsync_version()
+    except InstallError as error:
+        raise HostError(str(error)) from None
     except Denied as denied:
         raise HostError(f"{denied.note}; MInt's files travel by rsync, so install a newer one") from None
     except (OSError, CodecError, ValueError) as error:
@@ -258,7 +285,9 @@ def plan_host(site: str, policy_file: str, leave_sshd: bool = False) -> Host:
     if not os.path.isdir("/run/systemd/system"):
         raise HostError("a root install needs systemd; without it, use a user install")
     sources = read_sources()
-    host = Host(site, policy, data, sources, digest_sources(sources), leave_sshd)
+    # A site that MInt does not log in to gets nothing of ours into its sshd.
+    sshd_stays = leave_sshd or (agent is not None and not policy.job_keys)
+    host = Host(site, policy, data, sources, digest_sources(sources), sshd_stays, agent)
     host.things()
     return host
 

@@ -18,6 +18,7 @@ def add_to(commands: "argparse._SubParsersAction[Any]") -> None:
     install = commands.add_parser("install", help="install or upgrade the gate (asks first), as root or not")
     install.add_argument("--site", required=True, help="the site id that MInt and you agreed on")
     install.add_argument("--policy", required=True, metavar="FILE", help="your policy, as JSON")
+    install.add_argument("--agent", metavar="FILE", help="the agent's configuration, for a site that asks for work")
     install.add_argument("--authorized-keys", metavar="FILE", help="default: ~/.ssh/authorized_keys")
     install.add_argument("--leave-sshd", action="store_true", help="as root: sshd's drop-in is written by others")
     install.add_argument("--yes", action="store_true", help="do not ask")
@@ -31,9 +32,9 @@ def run(home: Home, options: argparse.Namespace) -> int:
     if options.json and not (options.yes or options.dry_run):
         raise InstallError("--json asks nobody: give --yes or --dry-run too")
     if os.getuid() == 0:
-        host = plan_host(options.site, options.policy, options.leave_sshd)
+        host = plan_host(options.site, options.policy, options.leave_sshd, options.agent)
         return _carry_out(options, host.digest, describe([], host), host.changes(), host.apply)
-    plan = Installation.plan(home, options.prefix, options.site, options.policy, options.authorized_keys)
+    plan = Installation.plan(home, options.prefix, options.site, options.policy, options.authorized_keys, options.agent)
     changes = [change.describe() for change in list_changes(plan)]
     return _carry_out(options, plan.digest, plan.describe(), changes, plan.apply)
 

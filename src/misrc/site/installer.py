@@ -11,12 +11,14 @@ import hashlib
 import os
 import py_compile
 import re
+import ssl
 import subprocess
 import sys
 import zipfile
 from dataclasses import dataclass
 from typing import Dict, List, Optional
 
+from ..job.agent import MAX_CONFIG_BYTES, parse_agent_config
 from ..job.authorized_keys import render_key_file
 from ..job.codec import CodecError, dump_json
 from ..job.names import SITE_ID
@@ -43,10 +45,17 @@ class Installation:
     policy_bytes: bytes
     authorized_keys: str
     sources: Dict[str, bytes]
+    agent_bytes: Optional[bytes] = None
 
     @classmethod
     def plan(
-        cls, home: Home, prefix: Optional[str], site: str, policy_file: str, authorized_keys: Optional[str]
+        cls,
+        home: Home,
+        prefix: Optional[str],
+        site: str,
+        policy_file: str,
+        authorized_keys: Optional[str],
+        agent_file: Optional[str] = None,
     ) -> Installation:
         """Check everything that can be checked before anything changes."""
         if os.getuid() == 0:
@@ -59,12 +68,14 @@ class Installation:
             policy = parse_policy(data)
         except (OSError, CodecError, ValueError) as error:
             raise InstallError(f"{policy_file}: {error}") from None
-        try:
-            rsync_version()
-        except Denied as denied:
-            raise InstallError(f"{denied.note}; MInt's files travel by rsync, so install a newer one") from None
+        agent = None if agent_file is None else read_agent_config(agent_file)
+        if policy.job_keys or agent is None:
+            try:
+                rsync_version()
+            except Denied as denied:
+                raise InstallError(f"{denied.note}; MInt's files travel by rsync, so install a newer one") from None
         keys = authorized_keys or os.path.expanduser("~/.ssh/authorized_keys")
-        planned = cls(home, prefix, site, policy, data, os.path.abspath(keys), read_sources())
+        planned = cls(home, prefix, site, policy, data, os.path.abspath(keys), read_sources(), agent)
         try:
             planned.key_lines()
         except InstallError as error:
@@ -95,7 +106,8 @@ class Installation:
     def records(self) -> Dict[str, bytes]:
         """What shall stand in the configuration folder, by name."""
         installed = dump_json({"code": self.digest, "site": self.site}) + b"\n"
-        return {"policy.json": self.policy_bytes, "installed.json": installed}
+        agent = {} if self.agent_bytes is None else {"agent.json": self.agent_bytes}
+        return {"policy.json": self.policy_bytes, "installed.json": installed, **agent}
 
     @property
     def code_folder(self) -> str:
@@ -114,8 +126,15 @@ class Installation:
             f"  jobs      {self.policy.work_root}\n"
             f"  MInt may run only:\n{programs}\n"
             f"  lines in  {self.authorized_keys}:\n{keys}\n"
+            f"{self._describe_agent()}"
             "  A user install protects the site from MInt, not from this account's own user."
         )
+
+    def _describe_agent(self) -> str:
+        if self.agent_bytes is None:
+            return ""
+        config = parse_agent_config(self.agent_bytes)
+        return f"  the agent asks {config.server.shown} for work, when you start it: {self.home.code} agent\n"
 
     def apply(self) -> None:
         """Carry it out."""
@@ -141,10 +160,25 @@ class Installation:
             make_key(self.home.key, self.site)
 
     def _write_keys(self) -> None:
+        if not self.key_lines() and not os.path.exists(self.authorized_keys):
+            return
         folder = os.path.dirname(self.authorized_keys)
         os.makedirs(folder, mode=0o700, exist_ok=True)
         with opened(os.open(folder, os.O_RDONLY | os.O_DIRECTORY)) as descriptor:
             write_record(descriptor, os.path.basename(self.authorized_keys), self.key_file())
+
+
+def read_agent_config(path: str) -> bytes:
+    """The agent's configuration, checked; InstallError where it is not one."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
+        config = parse_agent_config(data)
+        if config.ca is not None:
+            ssl.create_default_context(cafile=config.ca)
+    except (OSError, CodecError, ValueError) as error:
+        raise InstallError(f"{path}: {error}") from None
+    return data
 
 
 def unpack(share: str, target: str, sources: Dict[str, bytes], mode: int) -> None:

@@ -3,6 +3,7 @@
 <work root>/<job id>/  in/  work/  return/  log/     inputs, the program's folder, what may leave, its output
                        door/                         what transfers need beside the files
                        job.json  spec.json           the record, and what MInt asked for, word for word
+                       spec.sig                      MInt's signature over it, where one came
                        inputs.jsonl                  the inputs' manifest, once it has been checked
                        started  exit.json            taken right before the program starts; how it ended
                        manifest.jsonl  receipt.*     what may leave, and the site's signed word on it
@@ -16,12 +17,12 @@ import dataclasses
 import os
 import time
 from dataclasses import dataclass
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any, Iterator, List, Optional, Set, Tuple
 
-from ..job.codec import decode, dump_json, encode, parse_json
+from ..job.codec import decode, parse_json
 from ..job.faults import reach
 from ..job.names import is_job_id
-from ..job.spec import JobSpec
+from ..job.spec import JobSpec, render_spec
 from ..job.states import JobState, Outcome, check_transition
 from ..wire.refusals import Denied, Refusal
 from . import files, kernel
@@ -31,6 +32,8 @@ from .removal import remove_tree
 DOOR = "door"
 FOLDERS = ("in", "work", "return", "log", DOOR)
 GONE = ".gone"
+SPEC = "spec.json"
+SPEC_SIGNATURE = "spec.sig"
 CONTROL = "control"
 _ASIDE = ".deleting-"
 
@@ -72,7 +75,12 @@ class JobFolder:
 
     def spec(self) -> JobSpec:
         """What MInt asked for."""
-        return decode(JobSpec, files.read_json(self.folder, "spec.json"))
+        return decode(JobSpec, files.read_json(self.folder, SPEC))
+
+    def signature(self) -> Optional[str]:
+        """MInt's signature over it, if one came."""
+        data = files.read_record(self.folder, SPEC_SIGNATURE)
+        return None if data is None else data.decode("utf-8", "replace")
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the job's lock for a block: one writer decides a job's state."""
@@ -100,8 +108,18 @@ class JobFolder:
         return files.open_folder(name, self.folder)
 
 
-def create_job(root: int, work_root: str, spec: JobSpec, inline: "List[Tuple[str, bytes]]") -> JobFolder:
-    """Make a job's folder whole or not at all: it is filled under another name and then renamed."""
+def create_job(
+    root: int,
+    work_root: str,
+    spec: JobSpec,
+    inline: "List[Tuple[str, bytes]]",
+    signature: Optional[str] = None,
+    beside: "Tuple[Tuple[str, bytes], ...]" = (),
+) -> JobFolder:
+    """Make a job's folder whole or not at all: it is filled under another name and then renamed.
+
+    `beside` are the door's own records, each with its path in the job's folder.
+    """
     temporary = f".new-{spec.job}-{os.getpid()}"
     _remove_half_made(root, work_root)
     os.mkdir(temporary, files.PRIVATE_FOLDER, dir_fd=root)
@@ -111,7 +129,11 @@ def create_job(root: int, work_root: str, spec: JobSpec, inline: "List[Tuple[str
                 os.mkdir(name, files.PRIVATE_FOLDER, dir_fd=folder)
             os.mkfifo(CONTROL, files.PRIVATE_FILE, dir_fd=folder)
             _write_inline(folder, inline)
-            files.write_record(folder, "spec.json", dump_json(encode(spec)) + b"\n")
+            for path, data in beside:
+                _write_beside(folder, path, data)
+            files.write_record(folder, SPEC, render_spec(spec) + b"\n", last=False)
+            if signature is not None:
+                files.write_record(folder, SPEC_SIGNATURE, signature.encode("utf-8"), last=False)
             now = time.time()
             history = ((JobState.CREATED.value, f"{now:.3f}"),)
             files.write_json(folder, "job.json", JobRecord(spec.job, JobState.CREATED, now, history=history))
@@ -129,6 +151,15 @@ def _remove_half_made(root: int, work_root: str) -> None:
         pid = name.rpartition("-")[2]
         if name.startswith(".new-") and (pid == str(os.getpid()) or not kernel.start_time(int(pid))):
             _remove(work_root, name)
+
+
+def _write_beside(folder: int, path: str, data: bytes) -> None:
+    place, _, name = path.rpartition("/")
+    if not place:
+        files.write_record(folder, name, data, last=False)
+        return
+    with files.opened(files.open_folder(place, folder)) as inner:
+        files.write_record(inner, name, data)
 
 
 def _write_inline(folder: int, inline: "List[Tuple[str, bytes]]") -> None:
@@ -164,6 +195,27 @@ def read_jobs(root: int, work_root: str) -> Iterator[Tuple[JobFolder, JobRecord]
             folder = JobFolder(root, work_root, job)
             try:
                 yield folder, folder.read()
+            finally:
+                folder.close()
+
+
+# Ids of jobs known to be over, which they never cease to be: a process that lives long need not read them again.
+_OVER: Set[str] = set()
+
+
+def read_unfinished(root: int, work_root: str) -> Iterator[Tuple[JobFolder, JobRecord]]:
+    """Every job that has not ended and can be read, with its record; the folder is open only inside the loop."""
+    for job in list_jobs(root):
+        if job in _OVER:
+            continue
+        with contextlib.suppress(OSError, ValueError, Denied):
+            folder = JobFolder(root, work_root, job)
+            try:
+                record = folder.read()
+                if record.state.final:
+                    _OVER.add(job)
+                else:
+                    yield folder, record
             finally:
                 folder.close()
 

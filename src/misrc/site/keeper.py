@@ -14,7 +14,7 @@ from typing import Callable, Dict, Optional, Tuple
 
 from ..job.codec import parse_json
 from ..job.faults import reach
-from . import files
+from . import files, kernel
 
 EXIT = "exit.json"
 LOGS = ("stdout", "stderr")
@@ -73,30 +73,35 @@ def attend(
         for stream in streams:
             os.set_blocking(stream, False)
             poller.register(stream, select.POLLIN)
-        watched = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
+        watched = kernel.watch_process(pid)
         if watched >= 0:
             poller.register(watched, select.POLLIN)
         try:
-            return _pump(poller, writers, combined, pid, check)
+            return _pump(poller, writers, combined, pid, check, 1000 if watched >= 0 else 100)
         finally:
             if watched >= 0:
                 os.close(watched)
 
 
 def _pump(
-    poller: "select.poll", writers: Dict[int, LogWriter], combined: LogWriter, pid: int, check: Callable[[], None]
+    poller: "select.poll",
+    writers: Dict[int, LogWriter],
+    combined: LogWriter,
+    pid: int,
+    check: Callable[[], None],
+    pause: int,
 ) -> int:
     open_streams = set(writers)
     status: Optional[int] = None
     deadline = 0.0
     while status is None or (open_streams and time.monotonic() < deadline):
-        for descriptor, _ in poller.poll(1000 if status is None else 50):
+        for descriptor, _ in poller.poll(pause if status is None else 50):
             if descriptor in open_streams and not _move(descriptor, writers[descriptor], combined):
                 poller.unregister(descriptor)
                 open_streams.discard(descriptor)
         if status is None:
             check()
-            status = _reap(pid)
+            status = kernel.reap(pid)
             deadline = time.monotonic() + DRAIN_SECONDS
     return status
 
@@ -109,22 +114,6 @@ def _move(stream: int, writer: LogWriter, combined: LogWriter) -> bool:
     writer.write(data)
     combined.write(data)
     return bool(data)
-
-
-def _reap(pid: int) -> Optional[int]:
-    """The exit status of `pid` if it has ended; orphans that came to us are reaped on the way.
-
-    The program itself is left to be reaped: should its keeper die before the end is noted, the supervisor sees it.
-    """
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            child = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if child is None:
-                break
-            if child.si_pid == pid:
-                return child.si_status if child.si_code == os.CLD_EXITED else -child.si_status
-            os.waitpid(child.si_pid, 0)
-    return None
 
 
 def write_end(job_folder: int, end: ProgramEnd) -> None:

@@ -1,14 +1,16 @@
 """What only Linux gives, in one place: subreaper, parent-death signal, network namespace, reflink, process table.
 
-Each function says what is weaker where the kernel does not offer it.
+Each function says what is weaker where the kernel does not offer it, and `weaknesses` says it for people.
 """
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
-from typing import Dict, Iterator, List, Optional, Tuple
+import subprocess
+import sys
+import time
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -17,11 +19,25 @@ _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
 _FICLONE = 0x40049409
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_linux = sys.platform.startswith("linux")
+# Any other system names no start time: a process is then told apart by its number alone.
+_SOME_TIME = 1
+
+
+def _libc() -> Any:
+    import ctypes  # heavy, and most verbs ask the kernel for nothing special
+
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def do_without_linux() -> None:
+    """Behave as on another system: for tests, and for whoever wants to see how the site would be there."""
+    global _linux
+    _linux = False
 
 
 def _prctl(option: int, value: int) -> bool:
-    return bool(_libc.prctl(option, value, 0, 0, 0) == 0)
+    return _linux and bool(_libc().prctl(option, value, 0, 0, 0) == 0)
 
 
 def become_subreaper() -> bool:
@@ -42,7 +58,7 @@ def forbid_new_privileges() -> bool:
 def leave_network() -> bool:
     """Move this process into a network namespace with nothing in it. False: not possible here, so do not go on."""
     uid, gid = os.getuid(), os.getgid()
-    if _libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
+    if not _linux or _libc().unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
         return False
     try:
         for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
@@ -65,6 +81,8 @@ def has_network() -> bool:
 
 def clone_file(source: int, target: int) -> bool:
     """Share the blocks of one open file with another. False: copy them."""
+    if not _linux:
+        return False
     try:
         fcntl.ioctl(target, _FICLONE, source)
     except OSError:
@@ -74,6 +92,8 @@ def clone_file(source: int, target: int) -> bool:
 
 def boot_id() -> str:
     """This boot's id; empty where the kernel does not tell."""
+    if not _linux:
+        return ""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()
@@ -81,14 +101,93 @@ def boot_id() -> str:
         return ""
 
 
+def uptime() -> float:
+    """Seconds on a clock that goes on while the machine sleeps. Elsewhere: one that may not."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if _linux else time.monotonic()
+
+
+def age_limit(start: int, seconds: float) -> float:
+    """When, on `uptime`'s clock, a process that started at `start` is so old. Elsewhere it counts from now."""
+    return (start / os.sysconf("SC_CLK_TCK") if _linux else uptime()) + seconds
+
+
+def watch_process(pid: int) -> int:
+    """A descriptor that can be read when a process has ended; -1 where it has to be looked for."""
+    return os.pidfd_open(pid) if _linux and hasattr(os, "pidfd_open") else -1
+
+
+def reap(pid: int) -> Optional[int]:
+    """The exit status of child `pid` if it has ended (negative: a signal's number); orphans that came are reaped.
+
+    The child itself is left, so that its next parent can see it. Elsewhere it is reaped too: who dies now loses it.
+    """
+    if not _linux:
+        return _reap_now(pid)
+    try:
+        while True:
+            child = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if child is None:
+                return None
+            if child.si_pid == pid:
+                return child.si_status if child.si_code == os.CLD_EXITED else -child.si_status
+            os.waitpid(child.si_pid, 0)
+    except ChildProcessError:
+        return None
+
+
+def _reap_now(pid: int) -> Optional[int]:
+    try:
+        done, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return None
+    if not done:
+        return None
+    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
+
+
+def is_child(pid: int) -> bool:
+    """Whether it is, or was until just now, a child of ours. Elsewhere orphans are never ours."""
+    try:
+        if _linux:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return _linux
+
+
+def weaknesses() -> List[str]:
+    """What this system does not give, as sentences on what is weaker without it. On Linux there is nothing to say."""
+    found = []
+    if not _linux:
+        found.append("a program that detaches itself may be overlooked when its job is stopped")
+        found.append("processes are told apart by their number alone")
+        found.append("a job that a reboot ended may count as running while another process has its number")
+        found.append("programs cannot be cut off the network: those with network: deny do not start")
+    if not _linux or not hasattr(os, "pidfd_open"):
+        found.append("the end of a program is noticed up to a second later")
+    return found
+
+
 def _read_stat(pid: int) -> Optional[Tuple[str, int, int]]:
     """State, parent and start time (in ticks since boot) of a process."""
+    if not _linux:
+        return _ask_for(pid)
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             words = file.read().rpartition(b")")[2].split()
     except OSError:
         return None
     return words[0].decode("ascii"), int(words[1]), int(words[19])
+
+
+def _ask_for(pid: int) -> Optional[Tuple[str, int, int]]:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        pass
+    except (OSError, OverflowError):
+        return None
+    return "?", 0, _SOME_TIME
 
 
 def start_time(pid: int) -> int:
@@ -98,6 +197,9 @@ def start_time(pid: int) -> int:
 
 
 def _processes() -> Iterator[Tuple[int, int]]:
+    if not _linux:
+        yield from _list_processes()
+        return
     for name in os.listdir("/proc"):
         if name.isdigit():
             stat = _read_stat(int(name))
@@ -105,7 +207,18 @@ def _processes() -> Iterator[Tuple[int, int]]:
                 yield int(name), stat[1]
 
 
+def _list_processes() -> Iterator[Tuple[int, int]]:
+    words = ["/bin/ps", "-A", "-o", "pid=,ppid=,stat="]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False, env={})
+    for line in done.stdout.splitlines():
+        fields = line.split()
+        if len(fields) >= 3 and not fields[2].startswith(b"Z"):
+            yield int(fields[0]), int(fields[1])
+
+
 def _has_marker(pid: int, marker: bytes) -> bool:
+    if not _linux:
+        return False
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             return marker in file.read(1 << 20).split(b"\0")

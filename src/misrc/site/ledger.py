@@ -15,7 +15,7 @@ from ..job.ledger import GENESIS, MAX_LINE_BYTES, Checkpoint, hash_line, parse_r
 from ..wire.refusals import Denied, Refusal
 from .contract import Contract, is_frozen
 from .files import locked, open_folder, opened
-from .kernel import boot_id
+from .kernel import boot_id, uptime
 
 FILE = "ledger.jsonl"
 RESERVE = "ledger.reserve"
@@ -105,7 +105,7 @@ class Ledger:
             try:
                 if file.write(text) != len(text):
                     raise OSError(errno.ENOSPC, "the ledger took only a part of a line")
-                os.fdatasync(file.fileno())
+                _sync(file.fileno())
             except OSError:
                 os.ftruncate(file.fileno(), size)
                 raise
@@ -117,11 +117,15 @@ def _open(folder: int) -> Any:
     return open(os.open(FILE, flags, dir_fd=folder), "r+b", buffering=0)
 
 
+# Elsewhere than on Linux the file's times are synced too.
+_sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
+
+
 def _now() -> "dict[str, Any]":
     return {
         "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "boot": boot_id(),
-        "uptime": int(time.clock_gettime(time.CLOCK_BOOTTIME) * 1000),
+        "uptime": int(uptime() * 1000),
     }
 
 

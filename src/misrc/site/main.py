@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import List, Optional
 
 from ..job import faults
+from . import kernel
 from .home import Home
 
 
@@ -18,10 +20,18 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if words[:1] == ["--faults"] and len(words) > 1:
         faults.arm(words[1])
         words = words[2:]
+    if words[:1] == ["--portable"]:
+        kernel.do_without_linux()
+        words = words[1:]
     if words[:1] == ["gate"]:
         from .gate import main as serve
 
-        return serve(words[1:], Home.locate(prefix))
+        # All is said and synced, and the client waits for this process: it is not taken down object by object.
+        os._exit(serve(words[1:], Home.locate(prefix)))
+    if words[:1] == ["agent"]:
+        from .agent_command import main as serve_agent
+
+        return serve_agent(words[1:], Home.locate(prefix))
     if words[:1] and words[0] in ("runner", "supervise", "mark", "keep", "recover"):
         from .host_commands import main as serve_host
 

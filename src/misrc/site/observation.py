@@ -26,7 +26,7 @@ class Watch:
     """Blocks until a job's program cannot run any more; progress goes out as it changes, at most once a second."""
 
     def __init__(
-        self, job: JobFolder, stdout: Optional[BinaryIO], revive: Callable[[JobFolder, JobState], None]
+        self, job: JobFolder, stdout: Optional[BinaryIO], revive: Callable[[JobFolder, JobState], object]
     ) -> None:
         self._job = job
         self._stdout = stdout

@@ -14,6 +14,12 @@ from typing import Iterator, List, Optional
 from .installer import Installation
 from .ledger import FILE, RESERVE
 
+_WHAT = {
+    "policy.json": "the policy",
+    "agent.json": "the agent's configuration",
+    "installed.json": "the note of what is installed",
+}
+
 
 @dataclass(frozen=True)
 class Change:
@@ -62,7 +68,7 @@ def _code(installation: Installation) -> Iterator[Change]:
 def _records(installation: Installation) -> Iterator[Change]:
     for name, data in installation.records().items():
         path = f"{installation.home.config}/{name}"
-        yield from _file(path, data, "the policy" if name == "policy.json" else "the note of what is installed")
+        yield from _file(path, data, _WHAT[name])
 
 
 def _keys(installation: Installation) -> Iterator[Change]:

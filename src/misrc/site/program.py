@@ -99,7 +99,7 @@ def _take_marker(folder: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(os.open(STARTED, flags, 0o600, dir_fd=folder), "wb") as file:
         pid = os.getpid()
-        file.write(f"{pid} {kernel.start_time(pid)} {kernel.boot_id()}".encode())
+        file.write(f"{pid} {kernel.start_time(pid)} {kernel.boot_id() or '-'}".encode())
         file.flush()
         os.fsync(file.fileno())
     os.fsync(folder)
@@ -110,4 +110,4 @@ def parse_marker(data: Optional[bytes]) -> "tuple[int, int, str]":
     words = (data or b"").decode("ascii", "replace").split()
     if len(words) != 3 or not words[0].isdigit() or not words[1].isdigit():
         return 0, 0, ""
-    return int(words[0]), int(words[1]), words[2]
+    return int(words[0]), int(words[1]), "" if words[2] == "-" else words[2]

@@ -8,7 +8,6 @@ import errno
 import hashlib
 import os
 import stat
-import subprocess
 import time
 from typing import BinaryIO, List, Optional, Tuple
 
@@ -177,8 +176,8 @@ class Releaser:
             misrc=__version__,
         )
         text = render_receipt(receipt)
-        files.write_record(job.folder, MANIFEST, render_manifest(manifest))
-        files.write_record(job.folder, RECEIPT, text)
+        files.write_record(job.folder, MANIFEST, render_manifest(manifest), last=False)
+        files.write_record(job.folder, RECEIPT, text, last=False)
         files.write_record(job.folder, SIGNATURE, sign(self._key, text))
 
 
@@ -294,6 +293,8 @@ def _copy_stream(reader: BinaryIO, writer: BinaryIO) -> None:
 
 def sign(key: str, data: bytes) -> bytes:
     """An OpenSSH signature (`ssh-keygen -Y sign`) over the receipt's bytes."""
+    import subprocess  # heavy, and most verbs release nothing
+
     done = subprocess.run(
         ["/usr/bin/ssh-keygen", "-q", "-Y", "sign", "-f", key, "-n", NAMESPACE],
         input=data,

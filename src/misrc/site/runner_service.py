@@ -7,6 +7,7 @@ one that writes the ledger, and lets results be read only after their leaving is
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import socket
@@ -19,10 +20,11 @@ from ..job.codec import CodecError, parse_json
 from ..job.manifest import MAX_DOCUMENT_BYTES, Manifest, parse_manifest
 from ..job.names import is_job_id
 from ..job.policy import Policy
+from ..job.spec import render_spec
 from ..job.states import JobState
 from ..job.units import GUARD, SUPERVISOR
 from ..wire.refusals import Denied, Refusal
-from . import accounts, files, jobs
+from . import accounts, files, jobs, workspace
 from .contract import Contract
 from .home import Home, open_work_root, read_policy, read_site
 from .jobs import JobFolder
@@ -30,6 +32,7 @@ from .ledger import Ledger
 from .release import MANIFEST, Releaser
 from .runner import Runner, list_leaving
 from .runner_client import MAX_LINE
+from .signatures import check_signature
 
 SYSTEMCTL = "/usr/bin/systemctl"
 IDLE_SECONDS = 300.0
@@ -55,10 +58,11 @@ def systemctl(*words: str) -> str:
 class HostRunner(Runner):
     """What the service does for the door, as root."""
 
-    def run(self, job: JobFolder) -> None:
+    def run(self, job: JobFolder, tie: int = -1) -> int:
         """Take the folder over and start the job's supervisor, which may run already."""
-        take_over(job)
+        admit(job, self.policy)
         systemctl("start", "--no-block", f"{SUPERVISOR}@{job.job}.service")
+        return 0
 
     def leave(self, job: JobFolder, manifest: Manifest = ()) -> None:
         """Record what was attested, then open it to the door's group."""
@@ -72,16 +76,40 @@ class HostRunner(Runner):
         _open_results(job)
 
 
-def take_over(job: JobFolder) -> None:
-    """From here on the door reads the job's records and changes none; doing it again changes nothing."""
-    status = os.fstat(job.folder)
-    if status.st_uid == 0 and stat.S_IMODE(status.st_mode) == TAKEN:
+def admit(job: JobFolder, policy: Policy) -> None:
+    """From here on the door reads the job's records and changes none; doing it again changes nothing.
+
+    Where the policy asks for signatures, the door's own check counts for nothing: the job is Denied unless MInt signed
+    it and its inputs. What was checked is written anew, for the door may still hold the old files open for writing.
+    """
+    if _is_taken(job):
         return
+    checked: Dict[str, bytes] = {}
+    if policy.require_signature:
+        spec = job.spec()
+        check_signature(policy, spec, job.signature())
+        inputs = files.read_record(job.folder, workspace.INPUTS, MAX_DOCUMENT_BYTES) or b""
+        if hashlib.sha256(inputs).hexdigest() != spec.manifest:
+            raise Denied(Refusal.SIGNATURE, "the inputs are not those of the signed job spec")
+        checked = {jobs.SPEC: render_spec(spec) + b"\n", workspace.INPUTS: inputs}
+    take_over(job, checked)
+
+
+def _is_taken(job: JobFolder) -> bool:
+    status = os.fstat(job.folder)
+    return status.st_uid == 0 and stat.S_IMODE(status.st_mode) == TAKEN
+
+
+def take_over(job: JobFolder, checked: Mapping[str, bytes]) -> None:
+    """Make the folder and all in it root's, with `checked` instead of the files of these names."""
+    status = os.fstat(job.folder)
     gate, program = accounts.gate_account(), accounts.job_account()
     if status.st_uid not in (0, gate.uid):
         raise Denied(Refusal.CONFIG, "the job's folder belongs to somebody else")
     # First nobody else can change names in it; its mode comes last, and says that all is done.
     os.fchown(job.folder, 0, gate.gid)
+    for name, data in checked.items():
+        files.write_record(job.folder, name, data)
     for name in os.listdir(job.folder):
         if name == jobs.DOOR:
             continue
@@ -242,6 +270,10 @@ def recover(home: Home) -> int:
     with files.opened(open_work_root(policy)) as root:
         for folder, record in jobs.read_jobs(root, policy.work_root):
             if record.state in (JobState.QUEUED, JobState.RUNNING):
-                take_over(folder)
+                try:
+                    admit(folder, policy)
+                except Denied:
+                    # A door left it that way; it is as if it had never been asked for.
+                    continue
                 systemctl("start", "--no-block", f"{SUPERVISOR}@{folder.job}.service")
     return 0

@@ -48,8 +48,11 @@ class Vanished(Exception):
     """The program is gone and nobody saw how it ended."""
 
 
-def spawn(job: JobFolder, policy: Policy, ledger: Ledger, release_to: release.Releaser) -> None:
-    """Start a supervisor for the job, detached from the connection, unless one lives."""
+def spawn(job: JobFolder, policy: Policy, ledger: Ledger, release_to: release.Releaser, tie: int = -1) -> int:
+    """Start a supervisor for the job, detached from the door, unless one lives; it holds `tie` open while it does.
+
+    With a tie its process id is returned, and the caller waits for it in the end; else 0.
+    """
     lock = files.try_lock(job.folder, LOCK)
     for _ in range(5):
         if lock is None:
@@ -57,11 +60,13 @@ def spawn(job: JobFolder, policy: Policy, ledger: Ledger, release_to: release.Re
             time.sleep(0.01)
             lock = files.try_lock(job.folder, LOCK)
     if lock is None:
-        return
-    if os.fork() == 0:
+        return 0
+    child = os.fork()
+    if child == 0:
         os.setsid()
-        if os.fork() == 0:
-            _detach(lock, job)
+        # A door that stays (it has a tie) collects its supervisors itself; one that goes leaves them to nobody.
+        if tie >= 0 or os.fork() == 0:
+            _detach(lock, job, tie)
             status = 1
             try:
                 Supervisor(job, policy, ledger, release_to, lock).run()
@@ -70,8 +75,11 @@ def spawn(job: JobFolder, policy: Policy, ledger: Ledger, release_to: release.Re
                 os._exit(status)
         os._exit(0)
     os.close(lock)
+    if tie >= 0:
+        return child
     with contextlib.suppress(ChildProcessError):
-        os.wait()
+        os.waitpid(child, 0)
+    return 0
 
 
 def alive(job: JobFolder) -> bool:
@@ -104,12 +112,13 @@ def wake(job: JobFolder) -> None:
             os.write(pipe, b"!")
 
 
-def _detach(lock: int, job: JobFolder) -> None:
-    """Let go of everything that belongs to the connection."""
+def _detach(lock: int, job: JobFolder, tie: int) -> None:
+    """Let go of everything that belongs to the door."""
+    signal.set_wakeup_fd(-1)
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
-    keep = {0, 1, 2, lock, job.folder, job.root}
+    keep = {0, 1, 2, lock, job.folder, job.root, tie}
     for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else map(str, range(256)):
         if int(name) not in keep:
             with contextlib.suppress(OSError):
@@ -209,7 +218,7 @@ class Supervisor:
         self._check_stop()
         self._check_cancel()
         reach("supervisor.running")
-        self.deadline = _boottime() + self.policy.limits.run_seconds
+        self.deadline = kernel.uptime() + self.policy.limits.run_seconds
         return self._launch(words)
 
     def _prepare(self) -> None:
@@ -217,8 +226,8 @@ class Supervisor:
 
     def _launch(self, words: List[str]) -> Optional[keeper.ProgramEnd]:
         """Start the program in a child of ours and see it to its end."""
-        out, out_end = os.pipe2(os.O_CLOEXEC)
-        err, err_end = os.pipe2(os.O_CLOEXEC)
+        out, out_end = os.pipe()
+        err, err_end = os.pipe()
         self.streams = (out, err)
         self.keeper_pid = os.fork()
         if self.keeper_pid == 0:
@@ -248,7 +257,7 @@ class Supervisor:
             self._take_keeper_lock()
             kernel.become_subreaper()
             reach("keeper.enter")
-            report, report_end = os.pipe2(os.O_CLOEXEC)
+            report, report_end = os.pipe()
             pid = os.fork()
             if pid == 0:
                 os.dup2(ends[0], 1)
@@ -297,12 +306,7 @@ class Supervisor:
         """The program, or what is about to become it, as a child of ours; 0 where the keeper saw its end."""
         marked = program.parse_marker(files.read_record(self.job.folder, self.started))[0]
         pid = marked or next(iter(kernel.find_processes([os.getpid()], b"\0", [])), 0)
-        try:
-            if pid:
-                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return 0
-        return pid
+        return pid if pid and kernel.is_child(pid) else 0
 
     # -- adoption -----------------------------------------------------------------------------------------------
 
@@ -320,7 +324,8 @@ class Supervisor:
         pid, started, boot = program.parse_marker(files.read_record(self.job.folder, self.started))
         if not pid or boot != kernel.boot_id() or kernel.start_time(pid) != started:
             return False
-        self.deadline = started / os.sysconf("SC_CLK_TCK") + self.policy.limits.run_seconds
+        if kernel.boot_id() or self.deadline == float("inf"):
+            self.deadline = kernel.age_limit(started, self.policy.limits.run_seconds)
         return True
 
     def _adopt(self) -> Optional[keeper.ProgramEnd]:
@@ -351,7 +356,7 @@ class Supervisor:
         """Until child `pid` has ended, or the job is cancelled or overdue."""
         poller = select.poll()
         poller.register(self.control, select.POLLIN)
-        watched = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
+        watched = kernel.watch_process(pid)
         if watched >= 0:
             poller.register(watched, select.POLLIN)
         while True:
@@ -359,7 +364,7 @@ class Supervisor:
             if done:
                 break
             self._check_bounds()
-            left = max(0.0, self.deadline - _boottime()) + 0.01
+            left = max(0.0, self.deadline - kernel.uptime()) + 0.01
             poller.poll(1000 * min(left, 60.0 if watched >= 0 else 0.5))
             self._drain_control()
         if watched >= 0:
@@ -368,7 +373,7 @@ class Supervisor:
     def _check_bounds(self) -> None:
         self._check_stop()
         self._check_cancel()
-        if _boottime() > self.deadline:
+        if kernel.uptime() > self.deadline:
             raise Overdue
 
     def _check_stop(self) -> None:
@@ -441,7 +446,3 @@ class Supervisor:
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
-
-
-def _boottime() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)

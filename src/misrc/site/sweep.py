@@ -17,7 +17,7 @@ from typing import List, Optional, Tuple
 from ..job.policy import Policy
 from ..job.states import JobState
 from ..wire.refusals import Denied
-from . import files, jobs, transfer
+from . import door, files, jobs
 from .jobs import JobFolder, JobRecord
 from .ledger import Ledger
 from .release import RECEIPT
@@ -84,7 +84,7 @@ def delete(job: JobFolder, ledger: Ledger, why: str) -> None:
     """Record what goes, then delete it. Denied where the ledger cannot be written: then nothing goes."""
     with job.lock():
         record = job.read()
-        if not record.state.final and transfer.transfer_running(job, "in"):
+        if not record.state.final and door.transfer_running(job, "in"):
             raise OSError(0, "a transfer is still running")
         receipt = files.read_record(job.folder, RECEIPT)
         ledger.append(

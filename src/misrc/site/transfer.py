@@ -11,19 +11,17 @@ import resource
 import signal
 import subprocess
 import time
-from typing import Any, Callable, Dict, Tuple
+from typing import Callable, Tuple
 
-from ..job.codec import parse_json
 from ..job.faults import reach
-from ..job.following import Follower, Found
-from ..job.manifest import MAX_DOCUMENT_BYTES
+from ..job.following import Follower
 from ..wire import rsync
 from ..wire.refusals import Denied, Refusal
 from . import files, kernel, workspace
+from .door import note_found
 from .jobs import DOOR, JobFolder
 
 HANDSHAKE_SECONDS = 30.0
-FOUND = "found.json"
 RSYNC = "/usr/bin/rsync"
 _CLEAN = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C"}
 
@@ -91,28 +89,6 @@ def _serve(job: JobFolder, door: int, module: str, max_files: int, max_bytes: in
     return status
 
 
-def note_found(door: int, found: "Dict[str, Found]") -> None:
-    """Keep the hashes of what was followed, for the check before the start.
-
-    They spare time there, and are not trusted beyond it: the copy for the program is hashed in any case.
-    """
-    if found:
-        listed = {name: [one.size, one.sha256, one.identity] for name, one in found.items()}
-        files.write_json(door, FOUND, {**_read_found(door), **listed})
-
-
-def read_found(job: JobFolder) -> "Dict[str, Any]":
-    """What earlier transfers noted."""
-    with files.opened(job.sub(DOOR)) as door:
-        return _read_found(door)
-
-
-def _read_found(door: int) -> "Dict[str, Any]":
-    document = files.read_record(door, FOUND, MAX_DOCUMENT_BYTES)
-    plain = None if document is None else parse_json(document)
-    return plain if isinstance(plain, dict) else {}
-
-
 def _name_open(descriptor: int, path: str) -> str:
     """A name for what is open, so that a path swapped meanwhile leads nowhere. Without /proc it is the path."""
     return f"/proc/self/fd/{descriptor}" if os.path.isdir("/proc/self/fd") else path
@@ -163,16 +139,6 @@ def _take_over(door: int, lock_name: str) -> int:
             _kill_group(pid)
         time.sleep(0.1)
     raise Denied(Refusal.BUSY, "another transfer of this job does not end")
-
-
-def transfer_running(job: JobFolder, module: str) -> bool:
-    """Whether rsync still holds the module."""
-    with files.opened(job.sub(DOOR)) as door:
-        lock = files.try_lock(door, f"{module}.lock")
-    if lock is None:
-        return True
-    os.close(lock)
-    return False
 
 
 def _kill_group(pid: int) -> None:

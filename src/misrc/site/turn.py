@@ -14,7 +14,7 @@ from ..job.policy import Policy
 from ..job.states import JobState
 from ..wire.reasons import render_waiting
 from . import contract, files
-from .jobs import JobFolder, read_jobs
+from .jobs import JobFolder, read_unfinished
 
 # How long a job that may not start now sleeps before it looks again; `thaw` and `cancel` wake it.
 HELD_BACK_SECONDS = 30.0
@@ -111,7 +111,7 @@ class Turn:
             return True
         older = [
             record.job
-            for folder, record in read_jobs(self._job.root, self._policy.work_root)
+            for folder, record in read_unfinished(self._job.root, self._policy.work_root)
             if record.state is JobState.QUEUED
             and (record.since, record.job) < (own.since, own.job)
             and self._competes(folder)

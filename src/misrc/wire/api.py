@@ -42,10 +42,13 @@ class ApiError(str, enum.Enum):
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
     UNKNOWN = "unknown"
+    METHOD = "method"
+    TIMEOUT = "timeout"
     CONFLICT = "conflict"
     GONE = "gone"
     FENCED = "fenced"
     TOO_LARGE = "too-large"
+    MEDIA_TYPE = "media-type"
     OFFSET = "offset"
     REFUSED = "refused"
     BUSY = "busy"
@@ -61,7 +64,7 @@ class ApiError(str, enum.Enum):
     @property
     def transient(self) -> bool:
         """Whether the same call may succeed later without anybody acting."""
-        return self in (ApiError.BUSY, ApiError.PAUSED, ApiError.FULL, ApiError.INTERNAL)
+        return self in (ApiError.TIMEOUT, ApiError.BUSY, ApiError.PAUSED, ApiError.FULL, ApiError.INTERNAL)
 
 
 _STATUS = {
@@ -69,10 +72,13 @@ _STATUS = {
     ApiError.UNAUTHENTICATED: 401,
     ApiError.FORBIDDEN: 403,
     ApiError.UNKNOWN: 404,
+    ApiError.METHOD: 405,
+    ApiError.TIMEOUT: 408,
     ApiError.CONFLICT: 409,
     ApiError.GONE: 410,
     ApiError.FENCED: 412,
     ApiError.TOO_LARGE: 413,
+    ApiError.MEDIA_TYPE: 415,
     ApiError.OFFSET: 416,
     ApiError.REFUSED: 422,
     ApiError.BUSY: 429,
@@ -95,6 +101,11 @@ class Failure:
     """The body of a refusal."""
 
     error: Problem
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """A body that says nothing: `{}`."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +231,9 @@ class Claim:
     manifest: str
     signature: Optional[str] = None
     small: Optional[Mapping[str, str]] = None
+
+    def __post_init__(self) -> None:
+        _require_job(self.job)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ class Refusal(str, enum.Enum):
     TAMPERED = "E13"
     INPUTS = "E14"
     SITE = "E15"
+    SIGNATURE = "E16"
+    STALE = "E17"
     BYTES = "E20"
     FILES = "E21"
     WAITING = "E22"

@@ -1,0 +1,1 @@
+"""The API server: what sites that open no port, and workflows, ask."""

@@ -1,0 +1,239 @@
+"""A job as the store holds it, and the one way to change it.
+
+Every change goes through `change` or `move`: both let the version grow and ring whoever waits; `move` alone sets the
+state, along the transition table of `job/states.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, delete, insert, select, update
+
+from ..job.codec import decode, dump_json, encode, parse_json
+from ..job.states import JobState, Outcome, check_transition
+from ..wire.replies import Progress
+from .bells import job_topic, site_topic
+from .database import Transaction
+from .schema import FILES, JOBS
+
+INPUT, RESULT = "in", "out"
+MAX_REASON = 2000
+
+
+@dataclass(frozen=True)
+class Record:
+    """One job. Times are the server's clock; `old` is set where a client of the predecessor registered it."""
+
+    number: int
+    job: str
+    owner: str
+    site: str
+    program: str
+    spec: str
+    signature: str | None
+    files: int
+    bytes: int
+    manifest: str | None
+    state: JobState
+    outcome: Outcome | None
+    reason: str | None
+    since: float
+    created: float
+    version: int
+    released: float | None
+    cancel: bool
+    agent: str | None
+    fence: int
+    lease: float | None
+    confirmed: bool
+    progress: Progress | None
+    log_bytes: int
+    ending: Outcome | None
+    ending_reason: str | None
+    ending_since: float | None
+    out_manifest: str | None
+    receipt: str | None
+    receipt_signature: str | None
+    old: str | None
+    purged: bool
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a site may take it now."""
+        return self.state is JobState.STAGED and self.agent is None and not self.cancel
+
+    def silent_since(self, now: float) -> float | None:
+        """Since when the holder of a job that may be running has not been heard; None where that does not apply."""
+        silent = self.confirmed and not self.state.final and self.lease is not None and self.lease < now
+        return self.lease if silent else None
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of a job. `content` is set where it lies in the database; `number` names it in the spool."""
+
+    job: str
+    side: str
+    number: int
+    name: str
+    size: int
+    sha256: str
+    whole: bool
+    content: bytes | None
+    media: str | None
+
+
+FILE_COLUMNS = tuple(f.name for f in dataclasses.fields(FileRecord))
+_PLAIN = {f.name for f in dataclasses.fields(Record)}
+
+
+def _record(row: Any) -> Record:
+    values = dict(row._mapping)
+    values["state"] = JobState(values["state"])
+    values["cancel"], values["confirmed"] = bool(values["cancel"]), bool(values["confirmed"])
+    values["purged"] = bool(values["purged"])
+    for key in ("outcome", "ending"):
+        values[key] = None if values[key] is None else Outcome(values[key])
+    if values["progress"] is not None:
+        values["progress"] = decode(Progress, parse_json(values["progress"].encode()))
+    return Record(**values)
+
+
+def _column(value: Any) -> Any:
+    if isinstance(value, Progress):
+        return dump_json(encode(value)).decode()
+    if isinstance(value, (JobState, Outcome)):
+        return value.value
+    return int(value) if isinstance(value, bool) else value
+
+
+def find(connection: Connection, job: str, lock: bool = False) -> Record | None:
+    """The job with this id; `lock` keeps other processes from changing it until the transaction ends."""
+    statement = select(JOBS).where(JOBS.c.job == job)
+    row = connection.execute(statement.with_for_update() if lock else statement).first()
+    return None if row is None else _record(row)
+
+
+def find_all(connection: Connection, statement: Select[Any]) -> list[Record]:
+    """The jobs that a `select(JOBS)…` names."""
+    return [_record(row) for row in connection.execute(statement)]
+
+
+def add(tx: Transaction, values: dict[str, Any]) -> Record:
+    """A new job; what is not given is empty."""
+    row = {
+        "state": JobState.CREATED,
+        "since": tx.now,
+        "created": tx.now,
+        "version": 1,
+        "cancel": False,
+        "fence": 0,
+        "confirmed": False,
+        "log_bytes": 0,
+        "purged": False,
+        **values,
+    }
+    tx.connection.execute(insert(JOBS).values({key: _column(value) for key, value in row.items()}))
+    record = find(tx.connection, values["job"])
+    if record is None:
+        raise LookupError("the job that was just written is not there")
+    return record
+
+
+def change(tx: Transaction, record: Record, *, quiet: bool = False, **values: Any) -> Record:
+    """The job with other values and, unless `quiet`, a higher version. The state is `move`'s business alone."""
+    if "state" in values or not set(values) <= _PLAIN:
+        raise TypeError("a state changes by move(), and only known columns change")
+    return _write(tx, record, quiet, values)
+
+
+def move(tx: Transaction, record: Record, state: JobState, **values: Any) -> Record:
+    """The job in a later state, through all that lie between; raises TransitionError where there is no way."""
+    for step in _way(record.state, state):
+        check_transition(record.state, step)
+        record = _write(tx, record, False, {"state": step, "since": tx.now, **(values if step is state else {})})
+    tx.ring(site_topic(record.site))
+    return record
+
+
+def _way(old: JobState, new: JobState) -> list[JobState]:
+    """The states that a job passes: an agent may tell of `running` without having told of `queued`."""
+    if new in (JobState.ENDED, old) or new.order < old.order:
+        return [new]
+    return [state for state in JobState if old.order < state.order <= new.order]
+
+
+def _write(tx: Transaction, record: Record, quiet: bool, values: dict[str, Any]) -> Record:
+    if not quiet:
+        values = {**values, "version": record.version + 1}
+        tx.ring(job_topic(record.job))
+    if not values:
+        return record
+    tx.connection.execute(
+        update(JOBS).where(JOBS.c.job == record.job).values({key: _column(value) for key, value in values.items()})
+    )
+    return dataclasses.replace(record, **values)
+
+
+def end(tx: Transaction, record: Record, outcome: Outcome, reason: str | None = None, **values: Any) -> Record:
+    """The job's end: the outcome is set once, together with the state."""
+    reason = None if not reason else reason[:MAX_REASON]
+    return move(tx, record, JobState.ENDED, outcome=outcome, reason=reason, **values)
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def list_files(connection: Connection, job: str, side: str, content: bool = False) -> list[FileRecord]:
+    """The job's files of one side, by name; their bytes only where `content` is wished."""
+    columns = [FILES.c[name] for name in FILE_COLUMNS if content or name != "content"]
+    statement = select(*columns).where(FILES.c.job == job, FILES.c.side == side).order_by(FILES.c.name)
+    return [_file(row) for row in connection.execute(statement)]
+
+
+def find_file(connection: Connection, job: str, side: str, name: str) -> FileRecord | None:
+    """One file of a job."""
+    statement = select(FILES).where(FILES.c.job == job, FILES.c.side == side, FILES.c.name == name)
+    row = connection.execute(statement).first()
+    return None if row is None else _file(row)
+
+
+def _file(row: Any) -> FileRecord:
+    values = {"content": None, **row._mapping}
+    return FileRecord(**{**values, "whole": bool(values["whole"])})
+
+
+def add_files(tx: Transaction, files: Sequence[FileRecord]) -> None:
+    """New files of a job."""
+    if files:
+        tx.connection.execute(insert(FILES), [_column_values(file) for file in files])
+
+
+def _column_values(file: FileRecord) -> dict[str, Any]:
+    return {f.name: _column(getattr(file, f.name)) for f in dataclasses.fields(file)}
+
+
+def change_file(tx: Transaction, file: FileRecord, **values: Any) -> None:
+    """The file with other values."""
+    same = (FILES.c.job == file.job, FILES.c.side == file.side, FILES.c.number == file.number)
+    tx.connection.execute(update(FILES).where(*same).values({key: _column(value) for key, value in values.items()}))
+
+
+def drop_files(tx: Transaction, job: str, side: str | None = None, names: Sequence[str] | None = None) -> None:
+    """Forget files: all of a job, of one side, or those named."""
+    statement = delete(FILES).where(FILES.c.job == job)
+    if side is not None:
+        statement = statement.where(FILES.c.side == side)
+    if names is not None:
+        statement = statement.where(FILES.c.name.in_(names))
+    tx.connection.execute(statement)
+
+
+def new_number() -> int:
+    """A number that no file of the job has or had, so that nothing left behind in the spool is ever taken up again."""
+    return secrets.randbits(62)

@@ -1,0 +1,138 @@
+"""v2 as the workflow sees it: every call of `docs/api.md`, "The workflow's side"."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ..job.states import JobState
+from ..wire import api
+from ..wire.api import ApiError
+from . import jobs, records
+from .access import Who
+from .bells import job_topic
+from .call import Answer, Call, answer_value, parse_number
+from .problems import Refused, gone, malformed, unknown
+from .records import RESULT, Record
+from .service import Service
+from .spool import LOG
+from .transfers import send_file
+
+MAX_LIST = 200
+
+
+async def put_job(service: Service, who: Who, call: Call, job: str) -> Answer:
+    """Register a job."""
+    submission = await call.value(api.Submission, api.MAX_BODY_BYTES)
+    prepared = jobs.prepare(job, submission)
+    site = service.sites.by_id(prepared.spec.site)
+    now = service.clock()
+    known = await service.database.read(lambda connection: records.find(connection, job))
+    if known is None:
+        jobs.check_declared(prepared.spec, site, who.user, now, service.job_bytes)
+    limit = service.server.limits.jobs
+    record, new = await service.database.write("register", lambda tx: jobs.register(tx, who.user, prepared, limit))
+    return await show(service, record, 201 if new else 200)
+
+
+async def show(service: Service, record: Record, status: int = 200, small: bool = False) -> Answer:
+    """A job as an answer."""
+    return answer_value(await _view(service, record, small), status)
+
+
+async def _view(service: Service, record: Record, small: bool) -> api.Job:
+    now = service.clock()
+    return await service.database.read(lambda c: jobs.view(c, record, now, service.offset_of, small))
+
+
+async def get_job(service: Service, who: Who, call: Call, job: str) -> Answer:
+    """How the job stands; with `wait` not before its version is above the one given."""
+    query = call.query(version=parse_number, wait=parse_number)
+    version, wait = query.get("version", -1), query.get("wait", 0)
+    if wait > api.MAX_WAIT_SECONDS:
+        raise malformed("the wait is out of bounds")
+    record = await wait_for_version(service, who, call, job, version, wait)
+    return await show(service, record, small=True)
+
+
+async def wait_for_version(service: Service, who: Who, call: Call, job: str, version: int, wait: int) -> Record:
+    """The job as soon as its version is above the one given, or after the wait."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + wait
+    while True:
+        with service.bells.listen((job_topic(job),)) as rung:
+            record = await service.database.read(lambda c: jobs.own(c, who.user, job))
+            left = end - loop.time()
+            if record.version > version or left <= 0 or service.bells.stopping:
+                return record
+            await call.wait_for(rung, left)
+        await service.access.find(call)  # a token that was revoked meanwhile
+
+
+async def list_jobs(service: Service, who: Who, call: Call) -> Answer:
+    """The user's own jobs."""
+    query = call.query(after=lambda value, _: value, limit=lambda value, name: str(parse_number(value, name)))
+    limit = min(MAX_LIST, int(query.get("limit", MAX_LIST)))
+    found = await service.database.read(lambda c: jobs.list_own(c, who.user, query.get("after"), limit))
+    return answer_value(api.JobList(tuple([await _view(service, record, False) for record in found])))
+
+
+async def release_job(service: Service, who: Who, call: Call, job: str) -> Answer:
+    """All inputs are here."""
+    said = await call.value(api.Release, api.MAX_DOCUMENT_BODY_BYTES)
+    entries = await asyncio.to_thread(jobs.parse_inputs_manifest, said.manifest)
+    record = await service.database.write("release", lambda tx: jobs.release(tx, who.user, job, said.manifest, entries))
+    return await show(service, record)
+
+
+async def cancel_job(service: Service, who: Who, call: Call, job: str) -> Answer:
+    """The job is to end."""
+    await call.value(api.Nothing, api.MAX_BODY_BYTES)
+    return await show(service, await service.database.write("cancel", lambda tx: jobs.cancel(tx, who.user, job)))
+
+
+async def close_job(service: Service, who: Who, call: Call, job: str) -> Answer:
+    """MInt has what it needs."""
+    await call.value(api.Nothing, api.MAX_BODY_BYTES)
+    record = await service.database.write("close", lambda tx: jobs.close(tx, who.user, job))
+    service.keeper.wake()
+    return await show(service, record)
+
+
+async def _ended(service: Service, who: Who, job: str) -> Record:
+    record = await service.database.read(lambda c: jobs.own(c, who.user, job))
+    if record.purged or record.state is JobState.CLOSED:
+        raise gone()
+    if not record.state.final:
+        raise Refused(ApiError.CONFLICT, f"the job is {record.state.value}")
+    return record
+
+
+async def get_documents(service: Service, who: Who, call: Call, job: str) -> Answer:
+    """What the site says happened."""
+    record = await _ended(service, who, job)
+    return answer_value(api.Documents(record.out_manifest, record.receipt, record.receipt_signature))
+
+
+async def get_log(service: Service, who: Who, call: Call, job: str) -> Answer:
+    """The log from an offset on."""
+    start = call.query(offset=parse_number).get("offset", 0)
+    record = await service.database.read(lambda c: jobs.own(c, who.user, job))
+    if record.purged or record.state is JobState.CLOSED:
+        raise gone()
+    size = record.log_bytes
+    if start > size:
+        raise Refused(ApiError.OFFSET, "the log is shorter", size)
+    answer = Answer(media=b"application/octet-stream", headers=[(b"upload-offset", str(size).encode())])
+    if start < size:
+        path = service.spool.path(record.job, LOG)
+        answer.stream, answer.length = service.transfers.stream(path, start, size), size - start
+    return answer
+
+
+async def get_result(service: Service, who: Who, call: Call, job: str, name: str) -> Answer:
+    """One result."""
+    record = await _ended(service, who, job)
+    file = await service.database.read(lambda c: records.find_file(c, record.job, RESULT, name))
+    if file is None or not file.whole:
+        raise unknown()
+    return send_file(service.transfers, call, file, service.spool.path(record.job, RESULT, file.number))

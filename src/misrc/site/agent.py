@@ -1,0 +1,282 @@
+"""Door 2: the agent asks MInt's API server for work, and does at the counter what the gate does for a connection.
+
+One thread, one connection that waits for work and one for everything else; large files go by couriers, programs run
+under supervisors that outlive the agent. What the server sends selects a program and fills declared arguments; there
+is no way to change policy, configuration or code from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import select
+import signal
+import sys
+import time
+from typing import Callable, Dict, Iterable, List, Tuple
+
+from ..job.faults import reach
+from ..job.names import is_job_id
+from ..wire.api import MAX_HOLDING, ApiError, Holding, Poll, Work
+from ..wire.refusals import Denied
+from . import jobs
+from .api_client import ApiRefusal, SiteClient
+from .channel import ChannelError
+from .clerk import Clerk, adopt
+from .errand import Errand, Stage, Ties, backoff
+from .premises import Premises
+
+POLL_SECONDS = 50
+# How long after that the server may stay silent before the connection counts as dead.
+POLL_GRACE = 25.0
+# An answer that brings nothing new this quickly is an error of the server: it must not make us ask without end.
+QUICK_SECONDS = 1.0
+IDLE_SECONDS = 2.0
+
+
+class Agent:
+    """One agent of one site, for one server."""
+
+    def __init__(self, name: str, server: str, premises: Premises, clients: Callable[[], SiteClient]) -> None:
+        self._name = name
+        self._server = server
+        self._premises = premises
+        self._asking = clients()
+        self._ties = Ties()
+        self._poller = self._ties.poller
+        self._clerk = Clerk(premises.counter(), self._ties, clients(), server, clients)
+        self._clerk.say = self.say
+        self._errands: Dict[str, Errand] = {}
+        # Whether the policy can be trusted now; if not, nothing begins and nothing leaves.
+        self._sound = True
+        self._wakeup = -1
+        self._stopping = False
+        self._asked = 0.0
+        self._waits = False
+        self._waits_on = -1
+        self._ask_at = 0.0
+        self._failures = 0
+        self._quick = 0
+        self._hello = True
+        self._room_asked = 0
+        self._said = ""
+
+    def run(self) -> int:
+        """Until a signal says to stop. Jobs go on without us, and the next agent takes them up."""
+        self._catch_signals()
+        self._adopt()
+        # What is here now stays: forks then share these pages, and never write to them to count.
+        gc.collect()
+        gc.freeze()
+        try:
+            while not self._stopping:
+                self._ask()
+                self._wait()
+                self._act()
+        finally:
+            for errand in self._errands.values():
+                if errand.courier is not None:
+                    errand.courier.stop()
+            self._asking.channel.close()
+        return 0
+
+    def say(self, text: str) -> None:
+        """One line for the people of the site; the same trouble is told once."""
+        if text != self._said:
+            self._said = text
+            print(f"misrc-agent: {text}", file=sys.stderr, flush=True)
+
+    # -- start --------------------------------------------------------------------------------------------------
+
+    def _catch_signals(self) -> None:
+        self._wakeup, end = os.pipe()
+        os.set_blocking(end, False)
+        os.set_blocking(self._wakeup, False)
+        signal.set_wakeup_fd(end, warn_on_full_buffer=False)
+        self._poller.register(self._wakeup, select.POLLIN)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: object) -> None:
+        self._stopping = True
+
+    def _adopt(self) -> None:
+        """The claims that an earlier agent left."""
+        counter = self._clerk.counter
+        for job, record in jobs.read_jobs(counter.root, counter.policy.work_root):
+            errand = adopt(job, record, self._server)
+            if errand is not None:
+                self._errands[errand.job] = errand
+        if self._errands:
+            self.say(f"{len(self._errands)} claims of an earlier run are taken up")
+
+    # -- asking for work ----------------------------------------------------------------------------------------
+
+    def _ask(self) -> None:
+        now = time.monotonic()
+        self._follow_policy()
+        if self._waits and now > self._asked + POLL_SECONDS + POLL_GRACE:
+            self._trouble("the server does not answer", 0.0)
+        if self._waits or now < self._ask_at:
+            return
+        room = self._room()
+        hello = self._clerk.counter.describe("-") if self._hello else None
+        try:
+            self._asking.ask(Poll(self._name, POLL_SECONDS, room, self._holding(), hello))
+        except (ChannelError, OSError) as error:
+            self._trouble(str(getattr(error, "strerror", "") or error), 0.0)
+            return
+        self._room_asked = room
+        self._asked, self._waits = now, True
+        self._waits_on = self._asking.channel.fileno()
+        self._poller.register(self._waits_on, select.POLLIN)
+
+    def _room(self) -> int:
+        """How many more jobs are wanted: none while the site could not take them."""
+        counter = self._clerk.counter
+        try:
+            if not self._sound or counter.ledger.is_frozen() or counter.free() <= 0:
+                return 0
+            waiting = sum(errand.stage in (Stage.TAKE, Stage.FETCH) for errand in self._errands.values())
+            spare = MAX_HOLDING - len(self._errands)
+            stuck = any(errand.stage is Stage.TAKE and errand.due for errand in self._errands.values())
+            return 0 if stuck else max(0, min(counter.room() - waiting, spare, MAX_HOLDING))
+        except (OSError, Denied):
+            return 0
+
+    def _holding(self) -> Tuple[Holding, ...]:
+        listed = list(self._errands.values())[:MAX_HOLDING]
+        return tuple(Holding(errand.job, errand.fence) for errand in listed if errand.stage is not Stage.DECLINE)
+
+    def _follow_policy(self) -> None:
+        """A changed policy holds from the next step on; one that cannot be trusted stops everything but `cancel`."""
+        try:
+            counter = self._premises.counter()
+        except Denied as denied:
+            self._sound = False
+            self.say(f"nothing is done until this is mended: {denied.note}")
+            return
+        self._sound = True
+        if counter is not self._clerk.counter:
+            self._clerk.counter, self._hello = counter, True
+            self.say("the policy was read again")
+
+    def _trouble(self, text: str, least: float) -> None:
+        """The server cannot be asked: for ever again, later each time."""
+        self._leave_poll()
+        self._asking.channel.close()
+        pause = max(least, backoff(self._failures, 0.5))
+        self._failures += 1
+        self._hello = True
+        self._ask_at = time.monotonic() + pause
+        self.say(f"{self._server} cannot be asked, trying on: {text}")
+
+    def _leave_poll(self) -> None:
+        if self._waits:
+            self._poller.unregister(self._waits_on)
+        self._waits = False
+
+    # -- what came ----------------------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        """Until something happens or is due."""
+        now = time.monotonic()
+        due = min([now + IDLE_SECONDS, *(errand.due for errand in self._errands.values())])
+        if not self._waits:
+            due = min(due, self._ask_at)
+        for descriptor, _ in self._poller.poll(max(0.0, due - now) * 1000):
+            if descriptor == self._wakeup:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wakeup, 4096)
+            elif self._ties.find(descriptor) is not None:
+                self._note_end(descriptor)
+            else:
+                self._take_answer()
+
+    def _note_end(self, descriptor: int) -> None:
+        """A supervisor or a courier has ended."""
+        errand = self._ties.find(descriptor)
+        assert errand is not None
+        self._ties.cut(descriptor)
+        if errand.courier is not None and errand.courier.pipe == descriptor:
+            errand.courier_over = True
+        else:
+            errand.tie, errand.looked_after = -1, 0.0
+        errand.now()
+
+    def _take_answer(self) -> None:
+        try:
+            if not self._asking.channel.arrived():
+                return
+            self._leave_poll()
+            work = self._asking.take()
+        except ApiRefusal as refusal:
+            least = 5.0 if refusal.code in (ApiError.UNAUTHENTICATED, ApiError.FORBIDDEN) else 1.0
+            self._trouble(f"it says {refusal.code.value}", max(least, refusal.wait or 0.0))
+            return
+        except (ChannelError, OSError) as error:
+            self._trouble(str(getattr(error, "strerror", "") or error), 0.0)
+            return
+        reach("agent.claimed")
+        self._failures, self._hello = 0, False
+        if self._said:
+            self.say(f"{self._server} is asked for work")
+        new = self._obey(work)
+        quick = not new and time.monotonic() - self._asked < QUICK_SECONDS
+        self._quick = self._quick + 1 if quick else 0
+        self._ask_at = time.monotonic() + (backoff(self._quick, 0.02, 10.0) if self._quick > 1 else 0.0)
+
+    def _obey(self, work: Work) -> bool:
+        """Take up what is new, as far as there was room; whether there was anything new."""
+        new = self._take_up(work)
+        for job in self._known(work.lost):
+            new = True
+            self.say(f"job {job.job} is not ours any more")
+            self._clerk.give_up(job)
+        for job in self._known(work.cancel):
+            new |= not job.cancelled
+            self._try(self._clerk.cancel, job)
+        for job in self._known(work.close):
+            new |= job.stage is Stage.KEPT
+            self._try(self._clerk.close, job)
+        self._forget()
+        return new
+
+    def _take_up(self, work: Work) -> bool:
+        new = False
+        for claim in work.claims[: self._room_asked]:
+            known = self._errands.get(claim.job)
+            if known is None and is_job_id(claim.job):
+                self._errands[claim.job] = Errand(claim.job, claim.fence, Stage.TAKE, claim)
+                new = True
+            elif known is not None and claim.fence > known.fence:
+                self._try(lambda errand: self._clerk.renew(errand, claim.fence), known)  # noqa: B023
+        return new
+
+    def _known(self, names: Iterable[str]) -> List[Errand]:
+        return [self._errands[name] for name in names if name in self._errands]
+
+    def _try(self, action: Callable[[Errand], None], errand: Errand) -> None:
+        """What cannot be done now is said again by the server."""
+        with contextlib.suppress(Denied, OSError):
+            action(errand)
+
+    # -- doing --------------------------------------------------------------------------------------------------
+
+    def _act(self) -> None:
+        now = time.monotonic()
+        due = [errand for errand in self._errands.values() if errand.due <= now and self._sound]
+        for errand in sorted(due, key=lambda one: one.born):
+            if errand.over:
+                continue
+            self._clerk.act(errand)
+            # A burst of work must not keep the next question waiting.
+            if not self._waits and time.monotonic() >= self._ask_at and not self._stopping:
+                self._ask()
+        self._ties.reap()
+        self._forget()
+
+    def _forget(self) -> None:
+        for errand in [errand for errand in self._errands.values() if errand.over]:
+            del self._errands[errand.job]

@@ -1,0 +1,147 @@
+"""`misrc-site.pyz agent`: run the agent in the foreground (a terminal, or a unit), or say whether it could run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import uuid
+from typing import Callable, List, Optional
+
+from ..job.agent import MAX_CONFIG_BYTES, AgentConfig, parse_agent_config
+from ..job.codec import CodecError
+from ..job.units import AGENT_FOLDER
+from ..wire.api import Poll, Work
+from ..wire.refusals import Denied
+from . import files, kernel
+from .api_client import ApiRefusal, SiteClient, clock_skew
+from .channel import Channel, ChannelError, Endpoint
+from .credentials import CredentialError, Token, read_secret
+from .home import Home, read_site
+from .premises import Premises
+
+CONFIG = "agent.json"
+KEY = "agent"
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C", "HOME": "/nonexistent"}
+_SKEW_SECONDS = 120.0
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Its words, for the list of commands; `main` below is what runs."""
+    commands.add_parser("agent", help="ask MInt's API server for work, for ever (--check: say whether that would work)")
+
+
+def main(words: List[str], home: Home) -> int:
+    """Run it; what keeps it from running is one line and exit status 2."""
+    parser = argparse.ArgumentParser(prog="misrc-site.pyz agent", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--check", action="store_true", help="say whether server, token, clock and policy are fine")
+    options = parser.parse_args(words)
+    try:
+        if os.getuid() == 0 or os.geteuid() == 0:
+            raise ValueError("the agent does not run as root")
+        os.umask(0o077)
+        config = read_config(home)
+        token = Token.find(config, dict(os.environ))
+        os.environ.clear()
+        os.environ.update(_ENVIRONMENT)
+        if config.protocol == "legacy":
+            from .legacy_agent import check, run  # type: ignore
+
+            return check(home, config, token) if options.check else run(home, config, token)
+        return _check(home, config, token) if options.check else _run(home, config, token)
+    except Denied as denied:
+        print(f"misrc-agent: {denied.note or denied.refusal.value}", file=sys.stderr)
+    except (CredentialError, OSError, ValueError) as error:
+        print(f"misrc-agent: {error}", file=sys.stderr)
+    return 2
+
+
+def read_config(home: Home) -> AgentConfig:
+    """`agent.json` of this installation, which nobody else can write."""
+    path = f"{home.config}/{CONFIG}"
+    try:
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_uid not in (0, os.getuid()) or status.st_mode & 0o022:
+                raise ValueError("belongs to, or can be written by, somebody else")
+            return parse_agent_config(file.read(MAX_CONFIG_BYTES + 1))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing: install again with --agent FILE") from None
+    except (CodecError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def make_endpoint(config: AgentConfig) -> Endpoint:
+    """Where the server is and how it is reached."""
+    path = config.proxy_credentials
+    secret: Optional[Callable[[], str]] = None if path is None else lambda: read_secret(path).strip()
+    return Endpoint(config.server, config.ca, config.via, secret)
+
+
+def make_clients(config: AgentConfig, token: Token, site: str) -> Callable[[], SiteClient]:
+    """Makes connections, each its own."""
+    endpoint = make_endpoint(config)
+    return lambda: SiteClient(Channel(endpoint, token.read), site)
+
+
+def state_folder(home: Home) -> str:
+    """Where the agent keeps what is its own."""
+    path = AGENT_FOLDER if home.of_host else f"{home.state}/agent"
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    return path
+
+
+def _run(home: Home, config: AgentConfig, token: Token) -> int:
+    from .agent import Agent
+
+    site, server = read_site(home), config.server.shown
+    with files.opened(files.open_folder(state_folder(home))) as folder:
+        lock = files.try_lock(folder, "agent.lock")
+        if lock is None:
+            raise ValueError("another agent of this site runs already")
+        with files.opened(lock):
+            for text in kernel.weaknesses():
+                print(f"misrc-agent: weaker here: {text}", file=sys.stderr)
+            agent = Agent(
+                _name(folder), server, Premises(home, site, key=KEY, peer=server), make_clients(config, token, site)
+            )
+            return agent.run()
+
+
+def _name(folder: int) -> str:
+    """This installation's own id, made once."""
+    plain = files.read_json(folder, "agent.json")
+    if isinstance(plain, dict) and isinstance(plain.get("agent"), str):
+        return str(plain["agent"])
+    name = str(uuid.uuid4())
+    files.write_json(folder, "agent.json", {"agent": name})
+    return name
+
+
+def _check(home: Home, config: AgentConfig, token: Token) -> int:
+    """Each line is one thing and how it is."""
+    site = read_site(home)
+    counter = Premises(home, site, key=KEY, peer=config.server.shown).counter()
+    print(f"policy   fine: {len(counter.policy.programs)} programs, {counter.free()} bytes free")
+    print("site     frozen: no job is taken" if counter.ledger.is_frozen() else f"site     {site}")
+    for text in kernel.weaknesses():
+        print(f"here     weaker: {text}")
+    client = make_clients(config, token, site)()
+    try:
+        # Another name than the agent's own: asking for nothing must not look like its having lost what it holds.
+        client.ask(Poll(str(uuid.uuid4()), 0, 0))
+        answer = client.channel.receive()
+        skew = clock_skew(answer)
+        client.decode(Work, answer)
+    except ApiRefusal as refusal:
+        print(f"server   answers, and says {refusal.code.value}: see the token and whose jobs this site takes")
+        return 1
+    except (ChannelError, OSError) as error:
+        print(f"server   cannot be asked: {getattr(error, 'strerror', None) or error}")
+        return 1
+    print(f"server   {config.server.shown} takes the token")
+    if skew is not None and abs(skew) > _SKEW_SECONDS:
+        print(f"clock    differs from the server's by {abs(skew):.0f} s: certificates and signatures need it right")
+        return 1
+    print("clock    fine" if skew is not None else "clock    the server does not tell its own")
+    return 0
