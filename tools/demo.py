@@ -149,32 +149,36 @@ def sshd(port: int) -> Iterator[None]:
 
 def misrc(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
     """A command of MInt's side."""
-    environment = {**os.environ, "MISRC_STATE": str(MINT / "state"), "MISRC_INVENTORY": str(MINT / "inventory")}
+    environment = {
+        **os.environ,
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "MISRC_STATE": str(MINT / "state"),
+        "MISRC_INVENTORY": str(MINT / "inventory"),
+        "MISRC_SITE": NAME,  # the sample modules name another site
+    }
     print("$ misrc", *words, flush=True)
     return run(BIN / "misrc", *words, check=check, env=environment)
 
 
-def run_job(results: Path) -> None:
-    """One real job, from one command."""
+def play_workflow(results: Path) -> None:
+    """A workflow of two modules, as MInt's player runs it: the remote job, then one that draws what came back."""
+    shutil.rmtree(results, ignore_errors=True)
     inputs = ROOT / "scripts/sample_data"
-    names = ("reduction_area.dat", "tensile_strength.dat", "yield_strength.dat")
-    given = [word for name in names for word in ("--in", f"{name}={inputs / name}")]
     misrc(
-        "run",
-        NAME,
-        "stress_distribution",
-        *given,
-        "--arg",
-        "mesh=medium",
-        "--arg",
-        "analysis=cyclic",
-        "--arg",
-        "amplitude=400",
-        "--results",
+        "module",
+        "play",
+        "--workdir",
         results,
-        "--new",
+        ROOT / "modulesxml/modules-stress_distribution.xml",
+        ROOT / "modulesxml/modules-stress_picture.xml",
+        *("--断面減少率", inputs / "reduction_area.dat"),
+        *("--引っ張り強度", inputs / "tensile_strength.dat"),
+        *("--降伏強度", inputs / "yield_strength.dat"),
+        *("--応力分布図", results / "stress.png"),
+        *("--最大応力", results / "peak.txt"),
     )
-    run(sys.executable, ROOT / "scripts/report_stress.py", results)
+    tell(f"The largest von Mises stress: {(results / 'peak.txt').read_text(encoding='utf-8').strip()}")
+    print(f"The stress field as a picture: {results / 'stress.png'}")
 
 
 def try_forbidden(port: int) -> None:
@@ -248,15 +252,17 @@ def main() -> int:
     tell("The site's administrator installs the gate: one file, one policy, one forced command")
     install_gate(declarations)
     with sshd(port):
-        tell("MInt runs a finite-element job there, from one command")
+        tell("MInt plays a workflow of two modules: a finite-element job there, then a picture of its stresses here")
         results = DEMO / "results"
-        run_job(results)
+        play_workflow(results)
         tell("Three things that MInt tried and the site refused")
         try_forbidden(port)
     tell("The site's ledger: all that ever left")
     run(*site_command("ledger", "show", "--left"))
     took = time.monotonic() - started
-    tell(f"Done in {took:.0f} s. Results: {results}   Ledger: {SITE}/state/ledger.jsonl   Remove all: ./demo --clean")
+    tell(
+        f"Done in {took:.0f} s. Results: {results}   Ledger: {SITE}/state/ledger.jsonl   Remove all: ./demo --clean"
+    )
     return 0
 
 

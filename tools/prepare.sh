@@ -107,7 +107,7 @@ make_environment() {
     say "Making the Python environment (once; about a minute)"
     rm -rf "$MISRC_VENV"
     "$(newest_python)" -m venv "$MISRC_VENV"
-    local wanted=(-c "$MISRC_ROOT/requirements.lock" hatchling ansible-core ansible-runner pybase64 pydantic PyYAML rich
+    local wanted=(-c "$MISRC_ROOT/requirements.lock" hatchling ansible-core ansible-runner pybase64 pydantic PyYAML rich lxml Pillow
       uvicorn uvloop httptools SQLAlchemy 'psycopg[binary]')
     if [ "$extras" = test ]; then wanted=(-r "$MISRC_ROOT/requirements.lock"); fi
     if [ "$extras" = scenarios ]; then wanted+=(-r "$MISRC_ROOT/molecule/requirements.txt"); fi
@@ -128,7 +128,7 @@ newest_python() {
 # misrc itself is always used from its built wheel, never from the source tree.
 install_wheel() {
   local stamp
-  stamp=$(cd "$MISRC_ROOT" && find src plugins playbooks roles meta galaxy.yml pyproject.toml -type f \
+  stamp=$(cd "$MISRC_ROOT" && find src plugins playbooks roles meta modulesxml galaxy.yml pyproject.toml -type f \
     ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16)
   if [ "$(cat "$MISRC_VENV/wheel-stamp" 2>/dev/null)" = "$stamp" ]; then return; fi
   local wheels="$MISRC_ROOT/.cache/wheels"

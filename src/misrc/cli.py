@@ -10,6 +10,7 @@ from collections.abc import Callable
 from . import __version__
 from .job import faults
 from .job.errors import MisrcError
+from .mint.module.words import add_module_commands
 
 
 def main(words: list[str] | None = None) -> int:
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="JSON lines on standard output")
         command.set_defaults(run=function)
     _add_site(commands)
+    add_module_commands(commands)
     _add_provision(commands)
     signing = commands.add_parser(
         "signing-key",
@@ -109,7 +111,7 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def _add_site(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("site", help="a site's life: add, show, check, rotate, retire; and what it installs")
+    parser = commands.add_parser("site", help="a site's life, from add to retire; and what it installs")
     site = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_site_life(site)
     build = site.add_parser("build", help="write misrc-site.pyz, the one file that a site installs")
@@ -132,6 +134,10 @@ def _add_site_life(site: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     _add_site_options(add("add", "declare a site and make its job key; asks for what is missing", _site_add))
     show = add("show", "every file that the declaration implies; no host is touched", _site_show)
     show.add_argument("--policy", metavar="FILE", help="the site's policy, where it is at hand")
+    survey = add("survey", "the survey sheet: all that is declared, to be signed by both parties", _site_survey)
+    survey.add_argument("--lang", choices=("ja", "en"), help="its language (default: the locale's)")
+    survey.add_argument("--format", choices=("html", "md"), default="html", help="HTML, or Markdown")
+    survey.add_argument("--output", metavar="FILE", help="write it there (default: standard output)")
     add("check", "log in, compare, and try what must be refused", _site_check)
     rotate = add("rotate", "make the next job key; both are used until --finish", _site_rotate)
     step = rotate.add_mutually_exclusive_group()
@@ -360,6 +366,12 @@ def _site_show(options: argparse.Namespace) -> int:
     from .mint.preview import show_site
 
     return show_site(options.site, options.inventory, options.policy, options.json)
+
+
+def _site_survey(options: argparse.Namespace) -> int:
+    from .mint.survey import write_survey
+
+    return write_survey(options.site, options.inventory, options.lang, options.format, options.output, options.json)
 
 
 def _site_check(options: argparse.Namespace) -> int:

@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..job.arguments import ArgumentRule
 from ..job.authorized_keys import parse_public_key
 from ..job.interface import Interface, ProgramInterface, Retry
 from ..job.names import ARGUMENT_NAME, PROGRAM_NAME, SITE_ID, NameRefused, check_component
 from ..job.quantities import parse_duration
+from .agreements import Agreement, Survey
+from .module import Module, check_ports
+from .strict import Strict
+from .strict import match as _match
 
 HOST_NAME = r"[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9-]{1,63}){0,10}"
 USER_NAME = r"[a-z_][a-z0-9_-]{0,31}"
 LEGACY_ID = r"[A-Za-z0-9._-]{1,128}"
 API_USER = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"
-
-
-class Strict(BaseModel):
-    """Frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-def _match(pattern: str, value: str, what: str) -> str:
-    if not re.fullmatch(pattern, value, re.ASCII):
-        raise ValueError(f"{what} is not well formed")
-    return value
 
 
 def _check_host(value: str) -> str:
@@ -70,7 +61,13 @@ class Program(Strict):
     arguments: Annotated[dict[str, Argument], Field(description="Arguments, in the order it takes them.")] = {}
     outputs: Annotated[dict[str, Need], Field(description="File names (or patterns) that come back.")] = {}
     ports: Annotated[dict[str, str], Field(description="MInt's port names and the files they stand for.")] = {}
+    module: Annotated[Module | None, Field(description="How MInt's users meet it: the module made of it.")] = None
     reason: Annotated[str | None, Field(description="Why, for auditors.")] = None
+
+    @model_validator(mode="after")
+    def _check_ports(self) -> Program:
+        check_ports(self.ports, self.module, self.inputs, self.outputs, self.arguments)
+        return self
 
     @field_validator("inputs", "outputs")
     @classmethod
@@ -110,6 +107,7 @@ class Program(Strict):
             {str(k): v for k, v in self.title.items()},
             self.command,
             dict(self.ports),
+            self.module.interface() if self.module else None,
         )
 
 
@@ -198,7 +196,10 @@ class Site(Strict):
     valid_until: Annotated[str | None, Field(description="No new jobs after this day (YYYY-MM-DD).")] = None
     receipt_keys: Annotated[tuple[str, ...], Field(description="Keys that sign the site's receipts.")] = ()
     contacts: Annotated[dict[Literal["site", "mint"], str], Field(description="Whom to ask.")] = {}
-    agreements: Annotated[tuple[Any, ...], Field(description="For the survey sheet.")] = ()
+    agreements: Annotated[tuple[Agreement, ...], Field(description="Agreements in force, for the survey sheet.")] = ()
+    survey: Annotated[Survey, Field(description="What else the survey sheet says; nothing that runs needs it.")] = (
+        Survey()
+    )
     programs: Annotated[dict[str, Program], Field(min_length=1, description="What may be run there.")]
     reason: Annotated[str | None, Field(description="Why, for auditors.")] = None
 
@@ -248,6 +249,13 @@ class Site(Strict):
         for name in value:
             _match(PROGRAM_NAME, name, f"the program name {name!r}")
         return value
+
+    @model_validator(mode="after")
+    def _check_survey(self) -> Site:
+        unknown = sorted(set(self.survey.programs) - set(self.programs))
+        if unknown:
+            raise ValueError(f"survey.programs: {unknown[0]!r} is not one of the site's programs")
+        return self
 
     @model_validator(mode="after")
     def _check_method(self) -> Site:

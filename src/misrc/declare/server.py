@@ -11,8 +11,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ..job.errors import BadRequest
 from ..job.quantities import parse_duration, parse_size
-from .interface import HOST_NAME, Strict
+from .interface import HOST_NAME
 from .inventory import read_variables
+from .strict import Strict
 
 DEFAULT_LISTEN = "127.0.0.1:50443"
 HEADER = r"[A-Za-z][A-Za-z0-9-]{0,63}"

@@ -12,6 +12,38 @@ OPTIONAL = "optional"
 
 
 @dataclass(frozen=True)
+class PortInterface:
+    """What MInt shows of one port, and how the module's script takes it."""
+
+    descriptor: Optional[str] = None
+    description: Optional[str] = None
+    unit: Optional[str] = None
+    default: Optional[str] = None
+    alias: Optional[str] = None
+    argument: Optional[str] = None
+    direction: Optional[str] = None
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class ModuleInterface:
+    """How a program appears in MInt as a module. `before` and `after` are commands here, as lists of words."""
+
+    model: str
+    version: str
+    date: str
+    creator: str
+    path: str
+    id: Optional[str] = None
+    creator_id: Optional[str] = None
+    description: str = ""
+    solver: str = ""
+    before: Tuple[Tuple[str, ...], ...] = ()
+    after: Tuple[Tuple[str, ...], ...] = ()
+    ports: Mapping[str, PortInterface] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ProgramInterface:
     """One program as both parties name it. Input and output names may be globs; the value says required | optional."""
 
@@ -21,6 +53,7 @@ class ProgramInterface:
     title: Mapping[str, str] = field(default_factory=dict)
     command: Optional[str] = None
     ports: Mapping[str, str] = field(default_factory=dict)
+    module: Optional[ModuleInterface] = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from .names import ARGUMENT_NAME, JOB_ID, PROGRAM_NAME, SHA256, SITE_ID, check_i
 MAX_SPEC_BYTES = 64 << 10
 MAX_INLINE_BYTES = 1 << 20
 MAX_OPEN_WAIT = 30
+ORIGIN = ("user", "run", "workflow")
+ORIGIN_VALUE = "[A-Za-z0-9._@-]{1,128}"
 # What a signature over a spec is made for; `ssh-keygen -Y` keeps it apart from all others.
 NAMESPACE = "misrc-spec"
 MAX_SIGNATURE_BYTES = 4 << 10
@@ -29,7 +31,8 @@ class JobSpec:
 
     `files` and `bytes` announce the inputs before a byte moves; `manifest` is the digest of their manifest, where
     the caller knows it when the job is opened (it is known for all small inputs, and for every signed spec). `issued`
-    is when MInt signed it, in UTC seconds: a site that asks for signatures takes no old ones.
+    is when MInt signed it, in UTC seconds: a site that asks for signatures takes no old ones. `origin` says who asked:
+    MInt's `user`, `run` and `workflow`, as far as MInt knows them; the site writes it into its ledger.
     """
 
     job: str
@@ -40,6 +43,7 @@ class JobSpec:
     bytes: int = 0
     manifest: Optional[str] = None
     issued: Optional[int] = None
+    origin: Optional[Mapping[str, str]] = None
     version: int = 1
 
     def __post_init__(self) -> None:
@@ -56,6 +60,10 @@ class JobSpec:
             _require(SHA256, self.manifest, "manifest digest")
         if self.issued is not None and self.issued < 0:
             raise ValueError("issued cannot be negative")
+        for name, value in (self.origin or {}).items():
+            if name not in ORIGIN:
+                raise ValueError("the origin has user, run and workflow")
+            _require(ORIGIN_VALUE, value, "the origin")
 
     def is_same_job(self, other: JobSpec) -> bool:
         """Whether both ask for the same: a spec that was signed anew asks for nothing new."""

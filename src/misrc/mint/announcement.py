@@ -37,7 +37,16 @@ class Announcement:
 
 def announce(site: Interface, record: MintJob, manifest: str | None, store: JobStore | None = None) -> Announcement:
     """The announcement of a job; BadRequest where it is to be signed and there is no key."""
-    spec = JobSpec(record.job, record.site, record.program, record.arguments, record.files, record.bytes, manifest)
+    spec = JobSpec(
+        record.job,
+        record.site,
+        record.program,
+        record.arguments,
+        record.files,
+        record.bytes,
+        manifest,
+        origin=record.origin or None,
+    )
     kept = load(store) if store is not None else None
     if kept is not None and kept.spec.is_same_job(spec) and bool(kept.signature) == site.signed:
         return kept

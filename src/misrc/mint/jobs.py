@@ -11,6 +11,7 @@ import dataclasses
 import fcntl
 import hashlib
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from ..job.errors import BadRequest, MisrcError
 from ..job.ledger import Checkpoint
 from ..job.names import NameRefused, check_result_name, is_job_id
 from ..job.records import write_json, write_record
+from ..job.spec import ORIGIN
 from ..job.states import JobState, Outcome, check_transition
 from .messages import say
 from .places import state_folder
@@ -66,6 +68,7 @@ class MintJob:
     cancel: bool = False
     checkpoint: Checkpoint | None = None
     delivered: tuple[str, ...] = ()
+    origin: Mapping[str, str] = field(default_factory=dict)
 
 
 class JobStore:
@@ -251,6 +254,15 @@ def latest_checkpoint(site: str) -> Checkpoint | None:
     """The farthest checkpoint of a site's ledger that came with any of its jobs."""
     told = [record.checkpoint for record in list_jobs() if record.site == site and record.checkpoint is not None]
     return max(told, key=lambda checkpoint: checkpoint.seq, default=None)
+
+
+def find_origin() -> dict[str, str]:
+    """Who asks, as the environment says it: MISRC_USER_ID, MISRC_RUN_ID and MISRC_WORKFLOW_ID, for the site's ledger.
+
+    Characters that a ledger line should not have to hold are replaced.
+    """
+    given = {name: os.environ.get(f"MISRC_{name.upper()}_ID", "") for name in ORIGIN}
+    return {name: re.sub(r"[^A-Za-z0-9._@-]", "_", value)[:128] for name, value in given.items() if value}
 
 
 def identify_call(

@@ -13,7 +13,7 @@ from ..job.arguments import ArgumentRefused, fill_arguments
 from ..job.errors import BadRequest, Refused
 from ..job.interface import REQUIRED, Interface, ProgramInterface
 from ..job.names import NameRefused, NameSet, check_distinct, check_input_name
-from .jobs import InputFile, MintJob, identify_call
+from .jobs import InputFile, MintJob, find_origin, identify_call
 from .messages import say
 from .places import inventory_folder
 from .sites import load_site
@@ -60,6 +60,7 @@ def check_request(request: RunRequest) -> tuple[Interface, MintJob, tuple[InputF
         bytes=sum(item.size for item in inputs),
         copies=copies,
         created=time.time(),
+        origin=find_origin(),
     )
     return site, record, inputs
 

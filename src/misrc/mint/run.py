@@ -12,7 +12,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,18 @@ class Stopped(BaseException):
     """The workflow was stopped: the job is to be cancelled."""
 
 
-def run(request: RunRequest, job: str | None, new: bool, display: Display, play: Play) -> MintJob:
-    """Run one job to its end; the errors of `misrc.job.errors` say how it ended otherwise."""
+def run(
+    request: RunRequest,
+    job: str | None,
+    new: bool,
+    display: Display,
+    play: Play,
+    on_job: Callable[[str], None] | None = None,
+) -> MintJob:
+    """Run one job to its end; the errors of `misrc.job.errors` say how it ended otherwise.
+
+    `on_job` hears the job's id as soon as it is known.
+    """
     reach("run.enter")
     try:
         site, asked, inputs = check_request(request)
@@ -57,6 +67,8 @@ def run(request: RunRequest, job: str | None, new: bool, display: Display, play:
             store, fresh = _find_job(asked, job, new)
             if fresh:
                 refuse_expired(site)
+            if on_job is not None:
+                on_job(store.job)
             try:
                 return _run_one(store, site, asked, inputs, fresh, display, play)
             except Refused as refused:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from typing import Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 from .. import __version__
 from ..job.arguments import ArgumentRefused, fill_arguments
@@ -105,7 +105,8 @@ class Counter:
         if dry_run:
             self.record("open", spec.job, dry_run=True)
             return None
-        self.record("open", spec.job, program=spec.program, files=spec.files, bytes=spec.bytes)
+        told: Dict[str, Any] = {"origin": dict(spec.origin)} if spec.origin else {}
+        self.record("open", spec.job, program=spec.program, files=spec.files, bytes=spec.bytes, **told)
         return self._create(spec, inline, signature, beside)
 
     def find(self, job: str) -> JobFolder:
