@@ -9,6 +9,7 @@ flushed go into the next one together, each in a savepoint of its own.
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import sqlite3
 import threading
@@ -35,6 +36,7 @@ T = TypeVar("T")
 MAX_BATCH = 64
 BUSY_MILLISECONDS = 10_000
 TRIES = 3
+LOG = logging.getLogger("misrc.api")
 PAUSED = "the job store cannot be used now; call again"
 
 
@@ -112,7 +114,8 @@ class Database:
         try:
             with self._reader.connect() as connection:
                 return work(connection)
-        except DBAPIError:
+        except DBAPIError as error:
+            LOG.error("the job store: %s", type(error.orig).__name__, exc_info=error)
             raise Refused(ApiError.PAUSED, PAUSED) from None
 
     async def write(self, label: str, work: Callable[[Transaction], T]) -> T:
@@ -163,8 +166,9 @@ class Database:
                 for item in batch:
                     reach(f"api.{item.label}.committed")
                 return
-            except DBAPIError:
+            except DBAPIError as error:
                 if attempt == TRIES:
+                    LOG.error("the job store: %s", type(error.orig).__name__, exc_info=error)
                     for item in batch:
                         item.error = Refused(ApiError.PAUSED, PAUSED)
             except Exception as error:

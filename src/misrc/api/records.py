@@ -172,6 +172,8 @@ def _write(tx: Transaction, record: Record, quiet: bool, values: dict[str, Any])
     if not quiet:
         values = {**values, "version": record.version + 1}
         tx.ring(job_topic(record.job))
+    if not values:
+        return record
     tx.connection.execute(
         update(JOBS).where(JOBS.c.job == record.job).values({key: _column(value) for key, value in values.items()})
     )
