@@ -297,7 +297,7 @@ def _enabled(unit: str) -> bool:
     if state.returncode != 0:
         return False
     active = subprocess.run(["systemctl", "is-active", unit], capture_output=True, check=False)
-    return unit.endswith(".service") or active.returncode == 0
+    return (unit.endswith(".service") and unit != AGENT_UNIT) or active.returncode == 0
 
 
 def describe(things: Sequence[Thing], host: Optional[Host] = None) -> str:
