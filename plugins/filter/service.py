@@ -13,17 +13,26 @@ from misrc.job.errors import BadRequest
 
 def server_text(value: Mapping[str, Any]) -> str:
     """The server's declaration as `misrc serve` reads it."""
-    return _told(lambda: service.render_server(value))
+    return _told(lambda: service.render_server(_plain(value)))
 
 
 def server_units(value: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str, str]:
     """The units of the server's host by file name."""
-    return _told(lambda: service.render_units(value, service.ServiceHost(**host)))
+    return _told(lambda: service.render_units(_plain(value), service.ServiceHost(**_plain(host))))
 
 
 def server_health(value: Mapping[str, Any]) -> dict[str, Any]:
     """Where the host itself asks whether the service answers."""
-    return _told(lambda: service.health_address(value))
+    return _told(lambda: service.health_address(_plain(value)))
+
+
+def _plain(value: Any) -> Any:
+    """Ansible's containers hold templates that are only resolved when Python code takes them out."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, str) else value
 
 
 def _told(call: Callable[[], Any]) -> Any:

@@ -84,6 +84,8 @@ def back_up(server: Server, folder: Path, keep: int) -> Path:
         _flush(folder)
     except OSError as error:
         raise BadRequest(f"the backup is not complete: {error.strerror}; nothing of it counts") from None
+    except sqlite3.Error as error:
+        raise BadRequest(f"{source}: {error}") from None
     for old in list_backups(folder)[: -max(1, keep)]:
         shutil.rmtree(old)
     return target
@@ -184,8 +186,8 @@ def _read_held(store: Path) -> Iterator[_Held]:
         yield from (
             _Held(job, side, number, size, bool(whole))
             for job, side, number, size, whole in connection.execute(
-                "SELECT job, side, number, size, whole FROM files JOIN jobs USING (job)"
-                " WHERE content IS NULL AND state <> 'closed'"
+                "SELECT f.job, f.side, f.number, f.size, f.whole FROM files f JOIN jobs j ON j.job = f.job"
+                " WHERE f.content IS NULL AND j.state <> 'closed'"
             )
         )
         yield from (
