@@ -22,7 +22,8 @@ from misrc.job.errors import BadRequest
 pytestmark = pytest.mark.quick
 
 _JOB = """INSERT INTO jobs (job, owner, site, program, spec, files, bytes, state, since, created, version, cancel,
-fence, confirmed, log_bytes, purged) VALUES (?, 'mint', 'site', 'noop', '{}', 1, 1, 'running', 0, 0, 1, 0, 1, 1, ?, 0)"""
+fence, confirmed, log_bytes, purged)
+VALUES (?, 'mint', 'site', 'noop', '{}', 1, 1, 'running', 0, 0, 1, 0, 1, 1, ?, 0)"""
 _FILE = "INSERT INTO files (job, side, number, name, size, sha256, whole) VALUES (?, 'in', ?, ?, ?, 'x', ?)"
 
 
@@ -130,7 +131,7 @@ def test_backups_hold_together_while_jobs_come_and_go(store: Store, tmp_path: Pa
             jobs: list[str] = []
             while not ended.is_set():
                 jobs.append(store.add(connection, 5))
-                if len(jobs) > 10:
+                if len(jobs) > 60:
                     store.close(connection, jobs.pop(0))
                 turns += 1
 

@@ -59,10 +59,6 @@ class _Held:
     whole: bool
 
 
-class _Gone(Exception):
-    """A file that the view counts as whole is not there any more."""
-
-
 def back_up(server: Server, folder: Path, keep: int) -> Path:
     """Write one backup below `folder`, and remove older ones beyond `keep`; where it lies."""
     source = _database_file(server)
@@ -158,10 +154,8 @@ def _copy_all(source: Path, spool: Spool, partial: Path) -> Note:
         moment = time.time()
         _copy_database(source, partial / STORE)
         held = list(_read_held(partial / STORE))
-        try:
-            for file in held:
-                _take(file, spool, taken)
-        except _Gone:
+        # All that can be had, also of a view that does not hold: the next one then lacks only what is younger.
+        if not all([_take(file, spool, taken) for file in held]):
             continue
         _drop_others(taken, held)
         jobs, size = len({file.job for file in held}), sum(file.size for file in held)
@@ -198,24 +192,24 @@ def _read_held(store: Path) -> Iterator[_Held]:
         )
 
 
-def _take(file: _Held, source: Spool, target: Spool) -> None:
-    """One file from one spool to another."""
+def _take(file: _Held, source: Spool, target: Spool) -> bool:
+    """One file from one spool to another; whether all that the view counts on is there."""
     origin, place = (spool.path(file.job, file.side, file.number) for spool in (source, target))
     if file.whole and place.exists():
-        return
+        return True
     place.parent.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
     try:
         if file.whole:
             with suppress(OSError):
                 os.link(origin, place, follow_symlinks=False)
-                return
+                return True
         shutil.copyfile(origin, place, follow_symlinks=False)
         place.chmod(PRIVATE_FILE)
         _flush(place)
     except FileNotFoundError:
         # Of an upload that has not begun there is nothing yet.
-        if file.whole and file.size:
-            raise _Gone from None
+        return not (file.whole and file.size)
+    return True
 
 
 def _drop_others(taken: Spool, held: list[_Held]) -> None:
