@@ -17,8 +17,6 @@ from ..job.manifest import (
     MAX_DOCUMENT_BYTES,
     Entry,
     Manifest,
-    hash_descriptor,
-    identify,
     parse_manifest,
     render_manifest,
     total_bytes,
@@ -30,7 +28,7 @@ from ..job.states import JobState
 from ..wire.grammar import Command
 from ..wire.refusals import Denied, Refusal
 from ..wire.replies import FILE_PREFIX, Hello, Reply, Section, render_reply
-from . import door, files, jobs, keeper, workspace
+from . import arrival, door, files, jobs, keeper, workspace
 from .jobs import JobFolder, JobRecord
 from .observation import Watch, read_log, read_progress
 from .release import MANIFEST, RECEIPT, SIGNATURE
@@ -230,7 +228,7 @@ class Session:
                 return
             if door.transfer_running(job, "in"):
                 raise Denied(Refusal.BUSY, "a transfer is still running")
-            _check_inputs(job, manifest)
+            arrival.check_inputs(job, manifest)
             files.write_record(job.folder, workspace.INPUTS, document)
             job.advance(*way(job.read().state, JobState.QUEUED))
 
@@ -411,29 +409,3 @@ def _hash(data: bytes) -> str:
     import hashlib
 
     return hashlib.sha256(data).hexdigest()
-
-
-def _check_inputs(job: JobFolder, manifest: Manifest) -> None:
-    """Exactly the manifest's files lie in `in/`, with the manifest's content; Denied(INPUTS) otherwise."""
-    with files.opened(job.sub("in")) as folder:
-        names = set(os.listdir(folder))
-        if names != {entry.name for entry in manifest}:
-            raise Denied(Refusal.INPUTS, "other files arrived than were announced")
-        found = door.read_found(job)
-        for entry in manifest:
-            if not _is_announced(folder, entry, found.get(entry.name)):
-                raise Denied(Refusal.INPUTS, "a file is not the announced one")
-
-
-def _is_announced(folder: int, entry: Entry, found: object) -> bool:
-    """Whether the file is a plain one with the entry's content; `found` is what a transfer noted of it."""
-    try:
-        descriptor, status = files.open_known(folder, entry.name, single=True)
-    except OSError:
-        raise Denied(Refusal.INPUTS, "what arrived is not a plain file") from None
-    try:
-        if found is not None and found == [entry.size, entry.sha256, identify(status)]:
-            return True
-        return status.st_size == entry.size and hash_descriptor(descriptor, entry.size)[1] == entry.sha256
-    finally:
-        os.close(descriptor)
