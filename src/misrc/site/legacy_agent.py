@@ -15,7 +15,7 @@ import sys
 import time
 import uuid
 from dataclasses import dataclass, replace
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
 from ..job.codec import CodecError, decode
 from ..job.faults import reach
@@ -48,6 +48,7 @@ from .premises import Premises
 
 NOTE = "legacy.json"
 PENDING = "pending.json"
+ABNORMAL_SECONDS = 1.0
 STEPS = ("opened", "announced", "started", "ended", "sent", "done")
 _TEXT = ("text/plain;", "charset=utf-8")
 _BYTES = ("application/octet-stream;", "charset=binary")
@@ -275,8 +276,13 @@ class LegacyAgent:
         asked = [name for name in note.results if name not in (STDOUT_NAME, STDERR_NAME)]
         # As old clients count: a program that made none of what was asked for has failed.
         good = record.outcome is Outcome.SUCCEEDED and (not asked or any(name in names for name in asked))
-        result = CALC_END if good else ABNORMAL
-        self._client.tell(CalcEnd(note.accept_id, self._site, result), repeated)
+        self._tell_end(note.accept_id, good, repeated)
+
+    def _tell_end(self, accept_id: str, good: bool, repeated: bool = False) -> None:
+        """How it ended. Old workflow clients ask for status, then progress: both must not change in between."""
+        self._client.tell(CalcEnd(accept_id, self._site, CALC_END if good else ABNORMAL), repeated)
+        if not good:
+            time.sleep(ABNORMAL_SECONDS)
 
     def _be_sent(self, counter: Counter, job: JobFolder, note: LegacyNote, repeated: bool) -> None:
         manifest = counter.manifest(job)
@@ -308,17 +314,17 @@ class LegacyAgent:
         with contextlib.suppress(Denied, OSError), contextlib.closing(counter.find(job)) as folder:
             counter.refuse(folder, denied.refusal)
         found = tuple(_declined(name, f"refused by the site ({code})") for name in results or (STDERR_NAME,))
-        steps = (
-            CalcParamsComplete(accept_id, self._site),
-            CalcStart(accept_id, self._site),
-            CalcEnd(accept_id, self._site, ABNORMAL),
-            SendResults(accept_id, self._site, found),
-            EndSend(accept_id, self._site),
+        steps: Tuple[Callable[[], None], ...] = (
+            lambda: self._client.tell(CalcParamsComplete(accept_id, self._site)),
+            lambda: self._client.tell(CalcStart(accept_id, self._site)),
+            lambda: self._tell_end(accept_id, good=False),
+            lambda: self._client.tell(SendResults(accept_id, self._site, found)),
+            lambda: self._client.tell(EndSend(accept_id, self._site)),
         )
         for step in steps:
             # An earlier agent may have come this far.
             with contextlib.suppress(Forbidden):
-                self._client.tell(step)
+                step()
 
 
 def choose_program(policy: Policy, command: str, parameters: str) -> Tuple[str, Dict[str, str]]:

@@ -111,9 +111,11 @@ class LegacyClient:
         scanner = Scanner(places, open_sink or _no_sink, Limits(total=limit or None))
         pieces = body if isinstance(body, Body) else ()
         try:
-            self._channel.exchange(
+            status = self._channel.exchange(
                 rendered.method, rendered.target, pieces, len(body), scanner.feed, limit * 4 // 3 + limit // 8 + _SMALL
             )
+            if status >= 500 or status in (408, 429):
+                raise ChannelError(0, f"the server answers with status {status}")
             document = scanner.finish()
         finally:
             scanner.abort()
