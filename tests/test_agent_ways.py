@@ -144,9 +144,15 @@ def _pump(one: socket.socket, other: socket.socket) -> None:
     while True:
         ready = [link for link in pairs if isinstance(link, ssl.SSLSocket) and link.pending()]
         for link in ready or select.select(list(pairs), [], [], 30)[0]:
-            data = link.recv(65536)
+            link.settimeout(0.01)
+            try:
+                data = link.recv(65536)
+            except (TimeoutError, ssl.SSLWantReadError):
+                # Something of TLS's own, and nothing to hand on.
+                continue
             if not data:
                 return
+            pairs[link].settimeout(30)
             pairs[link].sendall(data)
 
 
