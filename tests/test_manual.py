@@ -6,6 +6,7 @@ import fnmatch
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -18,6 +19,8 @@ from pydantic import ValidationError
 from misrc.declare.interface import Site
 from misrc.declare.server import parse_server
 from misrc.job.agent import parse_agent_config
+from misrc.job.codec import CodecError
+from misrc.job.policy import parse_policy
 from misrc.mint.messages import MESSAGES
 
 pytestmark = pytest.mark.quick
@@ -311,22 +314,28 @@ def fits(quoted: str, message: str) -> bool:
     return re.search(".*".join(map(re.escape, quoted.split("…"))), message) is not None
 
 
-def test_what_the_manual_calls_missing_is_missing() -> None:
-    """`<!-- not built: webapi -->` marks what must go when the code takes `method: webapi`, and no sooner."""
-    marked = [name for name in MANUAL if "<!-- not built: webapi -->" in (ROOT / name).read_text(encoding="utf-8")]
-    site = {"id": "a", "method": "webapi", "programs": {"p": {}}}
-    attempts = [
-        {**site, "address": "a.example", "host_keys": []},
-        {**site, "api": {"url": "https://mint.example", "user": "u"}},
-    ]
-    refused = []
-    for declared in attempts:
-        try:
-            Site.model_validate(declared)
-        except ValidationError as error:
-            refused.append(str(error))
-    built = len(refused) < len(attempts)
-    assert bool(marked) is not built, f"WebAPI is {'built' if built else 'not built'}; look at {marked or 'the pages'}"
+def takes_webapi() -> bool:
+    """Whether a declaration with `method: webapi` is accepted."""
+    declared = {"id": "a", "method": "webapi", "api": {"url": "https://a.example", "user": "u"}, "programs": {"p": {}}}
+    try:
+        return bool(Site.model_validate(declared))
+    except ValidationError:
+        return False
+
+
+def takes_batch() -> bool:
+    """Whether a policy with a batch scheduler is accepted."""
+    try:
+        return bool(parse_policy(b'{"work_root": "/var/x", "programs": {}, "batch": "slurm"}'))
+    except CodecError:
+        return False
+
+
+@pytest.mark.parametrize(("name", "is_built"), [("webapi", takes_webapi), ("batch", takes_batch)])
+def test_what_pages_call_missing_is_missing(name: str, is_built: Callable[[], bool]) -> None:
+    """`<!-- not built: NAME -->` marks sentences that must go when the code has it, and no sooner."""
+    marked = [page for page in MANUAL if f"<!-- not built: {name} -->" in (ROOT / page).read_text(encoding="utf-8")]
+    assert bool(marked) is not is_built(), f"{name} is {'' if is_built() else 'not '}built; look at {marked or 'pages'}"
 
 
 FIGURE = re.compile(r"\d+(\.\d+)? ?(ms|µs|MB/s|MiB/s|GB/s|jobs/s|requests/s)\b|\d+(\.\d+)? times (faster|slower)")
