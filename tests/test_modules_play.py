@@ -316,7 +316,10 @@ def test_a_stop_before_the_job_ends_the_step(mint: Mint, tmp_path: Path) -> None
 def test_steps_before_and_after_make_files_of_files(mint: Mint, tmp_path: Path) -> None:
     """`before` makes the program's input of a port's file, `after` the port's result of the program's output."""
     path = render(mint, "double", tmp_path)
-    make_program(tmp_path / "modules/tests/prepare.sh", "tr , '\\n' < table.csv > table.dat; echo preparing\n")
+    step = f"env > {tmp_path}/env; tr , '\\n' < table.csv > table.dat; echo preparing\n"
+    make_program(tmp_path / "modules/tests/prepare.sh", step)
+    if mint.declaration["method"] == "ssh":  # by WebAPI a token that nobody gave would count
+        mint.environment["miwf_api_token"] = "t" * 64
     table = mint.file("numbers", b"1,2,39\n")
     done = mint.command("module", "play", str(path), "--table", table, "--和", str(tmp_path / "sum"))
     assert done.returncode != 0, "an alias is a name for the script, not one of the file"
@@ -326,6 +329,8 @@ def test_steps_before_and_after_make_files_of_files(mint: Mint, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "sum").read_text(encoding="utf-8") == "84\n"
     assert "preparing" in done.stderr
+    given = (tmp_path / "env").read_text(encoding="utf-8")
+    assert "MISRC_RUN_ID=" in given and "t" * 64 not in given, "a run's token is not for a step"
     make_program(tmp_path / "modules/tests/prepare.sh", "exit 3\n")
     done = mint.command("module", "play", "--workdir", str(tmp_path / "again"), str(path), "--表", table)
     assert done.returncode == 1 and "status 3" in done.stderr
