@@ -151,7 +151,7 @@ def test_a_cancel_before_the_start_ends_the_job_without_one(running: AgentHost) 
 
 
 def test_p26_fencing_stops_the_job_and_tells_nothing_more(running: AgentHost) -> None:
-    """A claim that somebody else holds now: what runs here is stopped, recorded, and nothing of it reaches the server."""
+    """A claim that somebody else holds now: what runs here is stopped and recorded, and nothing more is told."""
     job = running.double.submit("sleep", arguments={"seconds": "60"})
     eventually(lambda: running.starts() == [job])
     running.double.fence_out(job)

@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "bundle", help="write all that a host without a package index needs to install misrc", allow_abbrev=False
     )
     bundle.add_argument("--output", required=True, metavar="DIR|FILE.tar")
+    bundle.add_argument("--api", action="store_true", help="also what the host of the API server needs")
     bundle.set_defaults(run=_bundle)
     return parser
 
@@ -111,7 +112,7 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def _add_site(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("site", help="a site's life: add, show, check, rotate, retire; and what it installs")
+    parser = commands.add_parser("site", help="a site's life, from add to retire; and what it installs")
     site = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_site_life(site)
     build = site.add_parser("build", help="write misrc-site.pyz, the one file that a site installs")
@@ -134,6 +135,10 @@ def _add_site_life(site: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     _add_site_options(add("add", "declare a site and make its job key; asks for what is missing", _site_add))
     show = add("show", "every file that the declaration implies; no host is touched", _site_show)
     show.add_argument("--policy", metavar="FILE", help="the site's policy, where it is at hand")
+    survey = add("survey", "the survey sheet: all that is declared, to be signed by both parties", _site_survey)
+    survey.add_argument("--lang", choices=("ja", "en"), help="its language (default: the locale's)")
+    survey.add_argument("--format", choices=("html", "md"), default="html", help="HTML, or Markdown")
+    survey.add_argument("--output", metavar="FILE", help="write it there (default: standard output)")
     add("check", "log in, compare, and try what must be refused", _site_check)
     rotate = add("rotate", "make the next job key; both are used until --finish", _site_rotate)
     step = rotate.add_mutually_exclusive_group()
@@ -191,7 +196,9 @@ def _add_provision(commands: "argparse._SubParsersAction[argparse.ArgumentParser
 def _add_api(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     serve = commands.add_parser("serve", help="run MInt's API server", allow_abbrev=False)
     serve.add_argument("--config", required=True, metavar="FILE", help="the server's declaration (YAML)")
+    serve.add_argument("--check", action="store_true", help="only say whether the declaration and its files are fine")
     serve.set_defaults(run=_serve)
+    _add_store(commands)
     token = commands.add_parser("token", help="who may use the API server").add_subparsers(
         required=True, metavar="COMMAND"
     )
@@ -211,6 +218,22 @@ def _add_api(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
             _add_token_options(command)
 
 
+def _add_store(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    store = commands.add_parser("store", help="back up and restore the API server's jobs").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    for name, function, text in (
+        ("backup", _store_backup, "write a backup below DIR, beside a server that runs or not"),
+        ("restore", _store_restore, "put the backup DIR in place; refused where anything is there"),
+    ):
+        command = store.add_parser(name, help=text, allow_abbrev=False)
+        command.add_argument("--config", required=True, metavar="FILE", help="the server's declaration (YAML)")
+        command.add_argument("folder", metavar="DIR")
+        command.set_defaults(run=function)
+        if name == "backup":
+            command.add_argument("--keep", type=int, default=7, metavar="N", help="how many stay (7)")
+
+
 def _add_token_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--user", required=True, metavar="NAME", help="whose jobs it is about")
     command.add_argument(
@@ -225,9 +248,21 @@ def _add_token_options(command: argparse.ArgumentParser) -> None:
 def _serve(options: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from .api.serving import serve
+    from .api.serving import check, serve
 
-    return serve(Path(options.config))
+    return (check if options.check else serve)(Path(options.config))
+
+
+def _store_backup(options: argparse.Namespace) -> int:
+    from .api.commands import back_up
+
+    return back_up(options.config, options.folder, options.keep)
+
+
+def _store_restore(options: argparse.Namespace) -> int:
+    from .api.commands import restore
+
+    return restore(options.config, options.folder)
 
 
 def _token_add(options: argparse.Namespace) -> int:
@@ -270,7 +305,7 @@ def _bundle(options: argparse.Namespace) -> int:
 
     from .mint.bundle import write_bundle
 
-    print(f"{write_bundle(Path(options.output))}  SHA256SUMS of {options.output}")
+    print(f"{write_bundle(Path(options.output), options.api)}  SHA256SUMS of {options.output}")
     return 0
 
 
@@ -362,6 +397,12 @@ def _site_show(options: argparse.Namespace) -> int:
     from .mint.preview import show_site
 
     return show_site(options.site, options.inventory, options.policy, options.json)
+
+
+def _site_survey(options: argparse.Namespace) -> int:
+    from .mint.survey import write_survey
+
+    return write_survey(options.site, options.inventory, options.lang, options.format, options.output, options.json)
 
 
 def _site_check(options: argparse.Namespace) -> int:

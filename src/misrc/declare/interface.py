@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,6 +13,7 @@ from ..job.authorized_keys import parse_public_key
 from ..job.interface import Interface, ProgramInterface, Retry
 from ..job.names import ARGUMENT_NAME, PROGRAM_NAME, SITE_ID, NameRefused, check_component
 from ..job.quantities import parse_duration
+from .agreements import Agreement, Survey
 from .module import Module, check_ports
 from .strict import Strict
 from .strict import match as _match
@@ -195,7 +196,10 @@ class Site(Strict):
     valid_until: Annotated[str | None, Field(description="No new jobs after this day (YYYY-MM-DD).")] = None
     receipt_keys: Annotated[tuple[str, ...], Field(description="Keys that sign the site's receipts.")] = ()
     contacts: Annotated[dict[Literal["site", "mint"], str], Field(description="Whom to ask.")] = {}
-    agreements: Annotated[tuple[Any, ...], Field(description="For the survey sheet.")] = ()
+    agreements: Annotated[tuple[Agreement, ...], Field(description="Agreements in force, for the survey sheet.")] = ()
+    survey: Annotated[Survey, Field(description="What else the survey sheet says; nothing that runs needs it.")] = (
+        Survey()
+    )
     programs: Annotated[dict[str, Program], Field(min_length=1, description="What may be run there.")]
     reason: Annotated[str | None, Field(description="Why, for auditors.")] = None
 
@@ -245,6 +249,13 @@ class Site(Strict):
         for name in value:
             _match(PROGRAM_NAME, name, f"the program name {name!r}")
         return value
+
+    @model_validator(mode="after")
+    def _check_survey(self) -> Site:
+        unknown = sorted(set(self.survey.programs) - set(self.programs))
+        if unknown:
+            raise ValueError(f"survey.programs: {unknown[0]!r} is not one of the site's programs")
+        return self
 
     @model_validator(mode="after")
     def _check_method(self) -> Site:

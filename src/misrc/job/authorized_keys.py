@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import ipaddress
 import re
 from typing import TYPE_CHECKING, Callable, Optional, Sequence
@@ -31,6 +32,12 @@ def parse_public_key(text: str) -> str:
     if raw[:19] != b"\0\0\0\x0bssh-ed25519\0\0\0 " or len(raw) != 51:
         raise ValueError(f"the public key is not a whole {KEY_TYPE} key")
     return f"{KEY_TYPE} {base64.b64encode(raw).decode()}"
+
+
+def fingerprint(public: str) -> str:
+    """The SHA-256 fingerprint of `ssh-ed25519 BASE64`, as OpenSSH writes it."""
+    digest = hashlib.sha256(base64.b64decode(public.split()[1])).digest()
+    return "SHA256:" + base64.b64encode(digest).decode("ascii").rstrip("=")
 
 
 def render_line(command: str, key: str, key_id: str, sources: Sequence[str] = (), until: Optional[str] = None) -> str:

@@ -5,11 +5,9 @@ Not covered: a file system or a disk that keeps old blocks. Who must be sure of 
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import fcntl
 import glob
-import hashlib
 import os
 import shutil
 import subprocess
@@ -17,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..job.authorized_keys import fingerprint as fingerprint
 from ..job.authorized_keys import parse_public_key
 from ..job.errors import BadRequest
 from ..job.faults import reach
@@ -26,12 +25,6 @@ from .messages import say
 
 KEYGEN = "/usr/bin/ssh-keygen"
 MAX_KEY_BYTES = 16 << 10
-
-
-def fingerprint(public: str) -> str:
-    """The SHA-256 fingerprint of `ssh-ed25519 BASE64`, as OpenSSH writes it."""
-    digest = hashlib.sha256(base64.b64decode(public.split()[1])).digest()
-    return "SHA256:" + base64.b64encode(digest).decode("ascii").rstrip("=")
 
 
 def public_line(public: str, site: str) -> str:

@@ -23,6 +23,11 @@ SITE_MESSAGES: dict[str, tuple[str, str]] = {
         "{path}: 鍵が既にあります。鍵は上書きされません",
     ),
     "key.busy": ("{path}: another command changes this key now", "{path}: 別のコマンドがこの鍵を変更中です"),
+    # -- survey --
+    "survey.open": (
+        "{count} questions of the survey sheet are open; they are listed at its end",
+        "実装調査書に未定事項が {count} 件あります。末尾の一覧を確認してください",
+    ),
     # -- add --
     "ask.address": ("Host name or address of the site", "サイトのホスト名またはアドレス"),
     "ask.port": ("Port of its sshd", "sshd のポート"),

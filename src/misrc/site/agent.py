@@ -115,7 +115,6 @@ class Agent:
 
     def _ask(self) -> None:
         now = time.monotonic()
-        self._follow_policy()
         if self._waits and now > self._asked + POLL_SECONDS + POLL_GRACE:
             self._trouble("the server does not answer", 0.0)
         if self._waits or now < self._ask_at:
@@ -140,14 +139,14 @@ class Agent:
                 return 0
             waiting = sum(errand.stage in (Stage.TAKE, Stage.FETCH) for errand in self._errands.values())
             spare = MAX_HOLDING - len(self._errands)
-            stuck = any(errand.stage is Stage.TAKE and errand.due for errand in self._errands.values())
+            stuck = any(errand.waits for errand in self._errands.values())
             return 0 if stuck else max(0, min(counter.room() - waiting, spare, MAX_HOLDING))
         except (OSError, Denied):
             return 0
 
     def _holding(self) -> Tuple[Holding, ...]:
         listed = list(self._errands.values())[:MAX_HOLDING]
-        return tuple(Holding(errand.job, errand.fence) for errand in listed if errand.stage is not Stage.DECLINE)
+        return tuple(Holding(errand.job, errand.fence) for errand in listed)
 
     def _follow_policy(self) -> None:
         """A changed policy holds from the next step on; one that cannot be trusted stops everything but `cancel`."""
@@ -182,7 +181,7 @@ class Agent:
     def _wait(self) -> None:
         """Until something happens or is due."""
         now = time.monotonic()
-        due = min([now + IDLE_SECONDS, *(errand.due for errand in self._errands.values())])
+        due = min([now + IDLE_SECONDS, *(errand.due for errand in self._errands.values() if self._sound)])
         if not self._waits:
             due = min(due, self._ask_at)
         for descriptor, _ in self._poller.poll(max(0.0, due - now) * 1000):
@@ -266,6 +265,7 @@ class Agent:
 
     def _act(self) -> None:
         now = time.monotonic()
+        self._follow_policy()
         due = [errand for errand in self._errands.values() if errand.due <= now and self._sound]
         for errand in sorted(due, key=lambda one: one.born):
             if errand.over:

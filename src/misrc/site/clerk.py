@@ -78,6 +78,7 @@ class Clerk(Teller):
 
     def act(self, errand: Errand) -> None:
         """Do what is due for one claim; afterwards `errand.due` says when to come again."""
+        errand.waits = False
         try:
             if errand.courier is not None:
                 if not errand.courier_over:
@@ -370,6 +371,7 @@ class Clerk(Teller):
             errand.over = True
             return
         if denied.refusal in WAITS or errand.stage in (Stage.WATCH, Stage.DELIVER, Stage.KEPT):
+            errand.waits = errand.stage is Stage.TAKE
             errand.rest(TROUBLE_SECONDS)
             return
         with contextlib.suppress(Denied):

@@ -65,6 +65,8 @@ class Errand:
     courier: Optional[Courier] = None
     courier_over: bool = False
     spoilt: int = 0
+    # The site itself cannot take it now: until that has passed, no more work is asked for.
+    waits: bool = False
     # The supervisor's pipe, which closes when it ends; -1 where we have none.
     tie: int = -1
     record: Optional[JobRecord] = None

@@ -1,0 +1,118 @@
+"""The words of the survey sheet, in English and Japanese. Every key has both; a test holds that."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Language = Literal["en", "ja"]
+
+WORDS: dict[str, tuple[str, str]] = {
+    "title": ("Survey sheet: remote computation at {site}", "実装調査書: {site} における外部計算"),
+    "intro": (
+        "What MInt and the site have agreed on before the first run, as MInt declares it.",
+        "最初の実行の前にMIntとサイトが取り決めた内容を、MIntの宣言に基づいて示します。",
+    ),
+    "policy": (
+        "What is secret at the site is not asked. The site's own policy decides what runs and what leaves, "
+        "and no part of it stands here.",
+        "サイトの秘匿事項は尋ねません。何を実行し、何を持ち出すかはサイト自身のポリシーが決めます。"
+        "ポリシーの内容は本書に一切含まれません。",
+    ),
+    "digest": ("SHA-256 of the declaration", "宣言のSHA-256"),
+    "open": ("open", "未定"),
+    "none": ("none", "なし"),
+    "item": ("Item", "項目"),
+    "value": ("Agreed", "内容"),
+    "name": ("Name", "名前"),
+    "need": ("Needed", "要否"),
+    "required": ("required", "必須"),
+    "optional": ("optional", "任意"),
+    "port": ("Port in MInt", "MIntのポート名"),
+    "allowed": ("Allowed values", "許される値"),
+    "default": ("Default", "既定値"),
+    "must": ("must be given", "指定が必要"),
+    "pattern": ("pattern {pattern}", "正規表現 {pattern}"),
+    "reason": ("Reason", "理由"),
+    "file": ("File", "ファイル"),
+    "what": ("What", "内容"),
+    "who": ("Who", "担当"),
+    "date": ("Since", "締結日"),
+    "reference": ("Reference", "文書"),
+    "next_review": ("Next review", "次回確認日"),
+    "overdue": ("{day} (overdue)", "{day} (期限超過)"),
+    "side": ("Side", "当事者"),
+    "side.site": ("the site", "サイト側"),
+    "side.mint": ("MInt", "MInt側"),
+    # -- sections --
+    "section.parties": ("Parties and term", "当事者と期間"),
+    "section.connection": ("Connection", "接続"),
+    "section.failure": ("When the connection fails", "接続できないとき"),
+    "section.program": ("Program {name}", "プログラム {name}"),
+    "section.inputs": ("Inputs of {name}", "{name} の入力"),
+    "section.arguments": ("Arguments of {name}", "{name} の引数"),
+    "section.outputs": ("Outputs of {name}", "{name} の出力"),
+    "section.ports": ("Ports of {name} that name another file", "{name} のその他のポート"),
+    "section.duties": ("Who answers for what", "役割分担"),
+    "section.agreements": ("Agreements in force", "有効な契約・規定"),
+    "section.measures": ("Security measures", "セキュリティ対策"),
+    "section.others": ("Further entries of the declaration", "宣言のその他の項目"),
+    "section.open": ("Open questions", "未定事項"),
+    "section.sign": ("Signatures", "署名"),
+    "open.none": ("There are none.", "ありません。"),
+    "sign.role": ("For", "署名者"),
+    "sign.name": ("Name", "氏名"),
+    "sign.day": ("Date", "日付"),
+    "sign.signature": ("Signature", "署名・押印"),
+    "sign.mint": ("MInt operations", "MInt運用チーム"),
+    "sign.site": ("The site's administrator", "サイト管理者"),
+    # -- facts --
+    "fact.id": ("Site id", "サイトID"),
+    "fact.legacy_ids": ("Names that old clients use", "旧クライアントが使う名前"),
+    "fact.method": ("Method", "方式"),
+    "method.ssh": ("SSH: MInt logs in to the site", "SSH方式 (MIntがサイトにログインする)"),
+    "method.webapi": ("WebAPI: the site asks MInt for work", "WebAPI方式 (サイトがMIntに問い合わせる)"),
+    "fact.valid_until": ("Last day for new jobs", "新しいジョブの最終日"),
+    "fact.contact_site": ("Contact at the site", "サイト側の連絡先"),
+    "fact.contact_mint": ("Contact at MInt", "MInt側の連絡先"),
+    "fact.review": ("Next review of all", "次回の確認 (全体)"),
+    "fact.address": ("Host", "ホスト"),
+    "fact.port": ("Port", "ポート番号"),
+    "fact.user": ("Account at the site", "サイト側のアカウント"),
+    "fact.account": ("Account at MInt", "MInt側のアカウント"),
+    "fact.sources": ("MInt comes from", "MIntの接続元"),
+    "fact.host_keys": ("Host keys of the site", "サイトのホスト鍵"),
+    "fact.job_key": ("MInt's job key", "MIntのジョブ鍵"),
+    "fact.token": ("Token", "トークン"),
+    "token": (
+        "issued by MInt, kept by the site, never written down here",
+        "MIntが発行しサイトが保管。本書には記載しない",
+    ),
+    "fact.receipt_keys": ("Keys that sign the site's receipts", "受領書に署名する鍵"),
+    "fact.via": ("Way", "経路"),
+    "via.direct": ("directly", "直接"),
+    "via.jump": ("through the jump host {host}", "踏み台 {host} を経由"),
+    "via.socks": ("through the SOCKS4 proxy {host}", "SOCKS4プロキシ {host} を経由"),
+    "fact.jump_keys": ("Host keys of the jump host", "踏み台のホスト鍵"),
+    "fact.retry": ("Further tries of one call", "1回の呼び出しの再試行"),
+    "retry": ("{count}, {interval} s apart", "{count}回 ({interval}秒間隔)"),
+    "fact.give_up_after": ("A silent site keeps a job waiting for", "応答のないサイトを待つ時間"),
+    "hours": ("{hours} h", "{hours}時間"),
+    "seconds": ("{seconds} s", "{seconds}秒"),
+    "fact.title_ja": ("Name in Japanese", "名称 (日本語)"),
+    "fact.title_en": ("Name in English", "名称 (英語)"),
+    "fact.command": ("Name that old clients use", "旧クライアントが使うコマンド名"),
+    "fact.run_time": ("Expected run time", "想定実行時間"),
+    "fact.result_size": ("Expected size of the results", "想定される結果のサイズ"),
+    "fact.before": ("Before the call, at MInt", "MInt側の前処理"),
+    "fact.after": ("After the results, at MInt", "MInt側の後処理"),
+    "ask.overdue": ("a review is overdue since {day}", "確認の期限 {day} を過ぎています"),
+    "ask.row": ("{section}: {what} of “{item}”", "{section}: 「{item}」の{what}"),
+    "ask.fact": ("{section}: {what}", "{section}: {what}"),
+    "ask.empty": ("{section}: nothing is declared", "{section}: 宣言がありません"),
+    "ask.measures": ("{section}: nothing is declared for {side}", "{section}: {side}の宣言がありません"),
+}
+
+
+def word(key: str, language: Language, **values: object) -> str:
+    """The words of `key` in one language."""
+    return WORDS[key][language == "ja"].format(**values)
