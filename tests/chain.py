@@ -90,6 +90,7 @@ def chain(root: Path, policy: dict[str, Any] | None = None, **declared: Any) -> 
         mint = make_web_mint(
             root / "mint", url, api.root / "tls/ca.pem", api.tokens["chain-mint"], site.name, **changes
         )
+        mint.site = site
         made = Chain(root, api, site, mint)
         made.configure()
         made.start_agent()

@@ -17,6 +17,7 @@ from server_double import TOKEN, DoubleJob, Handler, ServerDouble, make_certific
 from webmint import WebMint, make_web_mint
 
 from misrc.job.states import JobState, Outcome
+from misrc.mint import api_client
 from misrc.wire import api
 
 MIB = 1 << 20
@@ -230,6 +231,20 @@ def test_receipts_are_checked_as_over_ssh(server: ServerDouble, mint: WebMint, t
     assert mint.command("run", "test-site", "noop", "--results", "other").returncode == 0
 
 
+def test_p21_a_server_that_asked_for_something_else_is_found_out(server: ServerDouble, mint: WebMint) -> None:
+    """The site's receipt names the spec that it was asked for: another one than MInt's is no result of this job."""
+
+    def swap(job: DoubleJob) -> dict[str, bytes]:
+        job.evil = job.submission.spec.replace('"words":"x"', '"words":"y"')
+        assert job.evil != job.submission.spec
+        return {"out.dat": b"of another job"}
+
+    server.program = swap
+    done = mint.command("run", "test-site", "copy", "--results", "out")
+    assert done.returncode == 7 and "spec" in done.stderr, done.stderr
+    assert not (mint.root / "out/out.dat").exists()
+
+
 # -- a server that is not as it should be ---------------------------------------------------------------------------
 
 
@@ -403,3 +418,23 @@ def test_retire_destroys_the_token(mint: WebMint) -> None:
     assert not mint.token_file.exists()
     assert (mint.root / "retired/test-site/record.json").is_file()
     assert mint.command("run", "test-site", "noop").returncode == 2
+
+
+def test_p27_an_answer_that_never_ends_is_cut(server: ServerDouble, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that sends something again and again, and never an answer, does not hold a call beyond its bound."""
+    monkeypatch.setattr(api_client, "CALL_SECONDS", 1.0)
+    client = api_client.ApiClient(server.url, str(server.ca), TOKEN)
+    assert client.ask(api.JobList, "GET", "/jobs") == api.JobList(), "the control"
+
+    def fault(handler: Handler) -> bool:
+        for _ in range(300):
+            handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            time.sleep(0.1)
+        return True
+
+    server.fault = fault
+    began = time.monotonic()
+    with pytest.raises(api_client.ApiCut):
+        client.ask(api.JobList, "GET", "/jobs")
+    assert time.monotonic() - began < 15
+    client.close()

@@ -45,7 +45,7 @@ make_bundle() {
   export MISRC_BUNDLE MISRC_RELEASE=$release
   python=$(python_of "$release")
   if "$MISRC_VENV/bin/python" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$python')"; then
-    misrc bundle --output "$MISRC_BUNDLE" >/dev/null
+    misrc bundle --api --output "$MISRC_BUNDLE" >/dev/null
     return
   fi
   wheels=$HOME_OF_SCENARIOS/wheels-$python
@@ -55,11 +55,11 @@ make_bundle() {
   cp "$MISRC_ROOT"/.cache/wheels/misrc-*.whl "$wheels"
   "$MISRC_VENV/bin/pip" download --quiet --disable-pip-version-check --only-binary=:all: --python-version "$python" \
     "${options[@]}" --platform "manylinux2014_$(uname -m)" -c "$MISRC_ROOT/requirements.lock" -d "$wheels" \
-    --find-links "$wheels" "$wheels"/misrc-*.whl
+    --find-links "$wheels" "$(echo "$wheels"/misrc-*.whl)[api]"
   podman run --rm --network none --volume "$HOME_OF_SCENARIOS:/work" "localhost/misrc-test-debian:$release" sh -euc "
     python3 -m venv /venv
-    /venv/bin/pip install --quiet --disable-pip-version-check --no-index --find-links /work/wheels-$python misrc
-    /venv/bin/misrc bundle --output /work/bundle-$release.tar >/dev/null"
+    /venv/bin/pip install --quiet --disable-pip-version-check --no-index --find-links /work/wheels-$python 'misrc[api]'
+    /venv/bin/misrc bundle --api --output /work/bundle-$release.tar >/dev/null"
 }
 
 make_environment scenarios

@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "bundle", help="write all that a host without a package index needs to install misrc", allow_abbrev=False
     )
     bundle.add_argument("--output", required=True, metavar="DIR|FILE.tar")
+    bundle.add_argument("--api", action="store_true", help="also what the host of the API server needs")
     bundle.set_defaults(run=_bundle)
     return parser
 
@@ -195,7 +196,9 @@ def _add_provision(commands: "argparse._SubParsersAction[argparse.ArgumentParser
 def _add_api(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     serve = commands.add_parser("serve", help="run MInt's API server", allow_abbrev=False)
     serve.add_argument("--config", required=True, metavar="FILE", help="the server's declaration (YAML)")
+    serve.add_argument("--check", action="store_true", help="only say whether the declaration and its files are fine")
     serve.set_defaults(run=_serve)
+    _add_store(commands)
     token = commands.add_parser("token", help="who may use the API server").add_subparsers(
         required=True, metavar="COMMAND"
     )
@@ -215,6 +218,22 @@ def _add_api(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
             _add_token_options(command)
 
 
+def _add_store(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    store = commands.add_parser("store", help="back up and restore the API server's jobs").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    for name, function, text in (
+        ("backup", _store_backup, "write a backup below DIR, beside a server that runs or not"),
+        ("restore", _store_restore, "put the backup DIR in place; refused where anything is there"),
+    ):
+        command = store.add_parser(name, help=text, allow_abbrev=False)
+        command.add_argument("--config", required=True, metavar="FILE", help="the server's declaration (YAML)")
+        command.add_argument("folder", metavar="DIR")
+        command.set_defaults(run=function)
+        if name == "backup":
+            command.add_argument("--keep", type=int, default=7, metavar="N", help="how many stay (7)")
+
+
 def _add_token_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--user", required=True, metavar="NAME", help="whose jobs it is about")
     command.add_argument(
@@ -229,9 +248,21 @@ def _add_token_options(command: argparse.ArgumentParser) -> None:
 def _serve(options: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from .api.serving import serve
+    from .api.serving import check, serve
 
-    return serve(Path(options.config))
+    return (check if options.check else serve)(Path(options.config))
+
+
+def _store_backup(options: argparse.Namespace) -> int:
+    from .api.commands import back_up
+
+    return back_up(options.config, options.folder, options.keep)
+
+
+def _store_restore(options: argparse.Namespace) -> int:
+    from .api.commands import restore
+
+    return restore(options.config, options.folder)
 
 
 def _token_add(options: argparse.Namespace) -> int:
@@ -274,7 +305,7 @@ def _bundle(options: argparse.Namespace) -> int:
 
     from .mint.bundle import write_bundle
 
-    print(f"{write_bundle(Path(options.output))}  SHA256SUMS of {options.output}")
+    print(f"{write_bundle(Path(options.output), options.api)}  SHA256SUMS of {options.output}")
     return 0
 
 

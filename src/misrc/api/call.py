@@ -95,7 +95,15 @@ class Call:
 
     def check(self) -> None:
         """Refuse what is ambiguous before anything acts on it."""
-        doubtful = {b"host", b"transfer-encoding", b"authorization", b"content-type", b"content-length", b"range", b"expect"}
+        doubtful = {
+            b"host",
+            b"transfer-encoding",
+            b"authorization",
+            b"content-type",
+            b"content-length",
+            b"range",
+            b"expect",
+        }
         doubtful |= {name for name in self.duplicates if name.startswith((b"upload-", b"misrc-", b"repr-"))}
         if doubtful & self.duplicates:
             raise malformed("a header stands twice")

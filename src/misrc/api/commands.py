@@ -1,4 +1,4 @@
-"""`misrc token`: make, list and revoke tokens, beside a server that runs or not."""
+"""`misrc token` and `misrc store`, beside a server that runs or not."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..declare.server import load_server
 from ..job.codec import dump_json
 from ..job.errors import BadRequest
 from ..job.quantities import parse_duration
+from . import backup
 from .bells import Bells
 from .database import Database, Transaction
 from .tokens import Token, add_token, list_tokens, revoke_token
@@ -61,6 +62,21 @@ def show(config: str, as_json: bool) -> int:
     for token in _with_store(config, lambda tx: list_tokens(tx.connection)):
         plain = {key: value for key, value in asdict(token).items() if key not in ("digest", "number")}
         print(dump_json(plain).decode() if as_json else _line(token))
+    return 0
+
+
+def back_up(config: str, folder: str, keep: int) -> int:
+    """Write a backup, and print where it lies."""
+    print(backup.back_up(load_server(Path(config)), Path(folder), keep))
+    return 0
+
+
+def restore(config: str, folder: str) -> int:
+    """Put a backup in place, and say what is not in it."""
+    note = backup.restore(load_server(Path(config)), Path(folder))
+    moment = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(note.time))
+    print(f"restored as of {moment}: {note.jobs} jobs with files, {note.files} files, {note.bytes} bytes")
+    print("Tokens that were revoked after that count again: see misrc token list")
     return 0
 
 

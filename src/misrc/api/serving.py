@@ -20,6 +20,7 @@ from ..job.errors import BadRequest
 from .app import Application
 from .protocol import BoundedProtocol
 from .service import Service
+from .sites import Sites
 
 STOP_SECONDS = 30
 KEEP_ALIVE_SECONDS = 75
@@ -96,6 +97,15 @@ class _Uvicorn(uvicorn.Server):
         self._captured_signals.clear()
         self.should_exit = True
         self.service.leave()
+
+
+def check(path: Path) -> int:
+    """Say whether a server could start with this declaration; BadRequest tells what is wrong. Touches no store."""
+    server = load_server(path)
+    make_context(server)
+    Sites(server.inventory, server.ini).load()
+    print(f"{path}: fine")
+    return 0
 
 
 def serve(path: Path) -> int:

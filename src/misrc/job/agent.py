@@ -19,6 +19,7 @@ MAX_CONFIG_BYTES = 64 << 10
 TOKEN = r"[\x21-\x7e]{8,4096}"
 # The name under which systemd passes the token's file (LoadCredential=).
 CREDENTIAL = "token"
+PROXY_CREDENTIAL = "proxy"
 _URL = re.compile(r"(https?)://(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9.-]{1,253})(?::([0-9]{1,5}))?/?", re.ASCII)
 
 

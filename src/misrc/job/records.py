@@ -19,10 +19,11 @@ def file_mode(folder: int) -> int:
     return PRIVATE_FILE | (stat.S_IRGRP if shared else 0)
 
 
-def write_record(folder: int, name: str, data: bytes, last: bool = True) -> None:
+def write_record(folder: int, name: str, data: bytes, durable: bool = True, last: bool = True) -> None:
     """Replace the file `name` in the open folder atomically and durably: temporary file, fsync, rename, fsync.
 
-    Of several records that count only together, only the last one's name has to be synced (`last`).
+    What means nothing after a crash of the machine need not be `durable`; it may then be empty. Of several records that
+    count only together, only the last one's name has to be synced (`last`).
     """
     reach(f"record.{name}.before")
     temporary = f".{name}.{os.getpid()}"
@@ -37,14 +38,15 @@ def write_record(folder: int, name: str, data: bytes, last: bool = True) -> None
                 os.fchmod(descriptor, mode)
             file.write(data)
             file.flush()
-            os.fsync(descriptor)
+            if durable:
+                os.fsync(descriptor)
         reach(f"record.{name}.written")
         os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(temporary, dir_fd=folder)
         raise
-    if last:
+    if durable and last:
         os.fsync(folder)
     reach(f"record.{name}.after")
 

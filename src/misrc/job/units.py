@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import Dict, List, Tuple
 
-from .agent import CREDENTIAL, AgentConfig
+from .agent import CREDENTIAL, PROXY_CREDENTIAL, AgentConfig
 from .policy import Policy, ProgramRule
 
 GATE_ACCOUNT = "misrc"
@@ -110,10 +110,11 @@ def render_agent_unit(policy: Policy, config: AgentConfig, code: str, python: st
 
     Programs run in units of their own, which know nothing of the token: systemd alone reads its file, as root.
     """
-    for path in (policy.work_root, code, python, config.token or code):
+    for path in (policy.work_root, code, python, config.token or code, config.proxy_credentials or code):
         if not _PATH.fullmatch(path):
             raise ValueError(f"{path!r} has a character that a unit file cannot carry")
-    credential: Lines = [] if config.token is None else [("LoadCredential", f"{CREDENTIAL}:{config.token}")]
+    secrets = ((CREDENTIAL, config.token), (PROXY_CREDENTIAL, config.proxy_credentials))
+    credentials: Lines = [("LoadCredential", f"{name}:{path}") for name, path in secrets if path is not None]
     return _render(
         (
             "Unit",
@@ -132,7 +133,7 @@ def render_agent_unit(policy: Policy, config: AgentConfig, code: str, python: st
                 ("ExecStart", f"{python} -I -S {code} agent"),
                 ("Restart", "always"),
                 ("RestartSec", "5"),
-                *credential,
+                *credentials,
                 *_COMMON,
                 ("RestrictSUIDSGID", "yes"),
                 ("PrivateDevices", "yes"),

@@ -2,6 +2,7 @@
 
     wheels/            misrc and everything that it needs, in the versions that run here
     requirements.txt   these versions, with the hashes of these wheels
+    requirements-api.txt   the same for the API server's host, where the bundle was asked for it
     misrc-site.pyz     what a site installs
     SHA256SUMS         of all of these
     INSTALL            the one command
@@ -35,7 +36,8 @@ _INSTALL = """misrc {version} for Python {python} on {machine}
     python3 -m venv /opt/misrc/venv
     /opt/misrc/venv/bin/pip install --no-index --find-links wheels --require-hashes -r requirements.txt
 
-The role misrc.remote.mint_node does this and the rest: give it the tar file as mint_node_bundle.
+The role misrc.remote.mint_node does this and the rest: give it the tar file as mint_node_bundle. The role
+misrc.remote.dicomapi takes a tar file with requirements-api.txt as dicomapi_bundle.
 """
 
 
@@ -64,15 +66,19 @@ def _applies(requirement: Requirement, extras: set[str]) -> bool:
     return any(requirement.marker.evaluate({"extra": extra}) for extra in (*extras, ""))
 
 
-def make_files() -> dict[str, bytes]:
-    """The bundle's files by name; the same for the same installation."""
+def make_files(api: bool = False) -> dict[str, bytes]:
+    """The bundle's files by name; the same for the same installation. `api`: with what the API server needs, too."""
     files: dict[str, bytes] = {}
-    pins = []
-    for part in find_needed():
+    pins: dict[str, str] = {}
+    for part in find_needed("misrc[api]" if api else "misrc"):
         data = build_wheel(part)
         files[f"wheels/{name_wheel(part)}"] = data
-        pins.append(f"{part.metadata['Name']}=={part.version} --hash=sha256:{hashlib.sha256(data).hexdigest()}\n")
-    files["requirements.txt"] = "".join(pins).encode()
+        name = part.metadata["Name"]
+        pins[name] = f"{name}=={part.version} --hash=sha256:{hashlib.sha256(data).hexdigest()}\n"
+    node = [part.metadata["Name"] for part in find_needed()]
+    files["requirements.txt"] = "".join(pins[name] for name in node).encode()
+    if api:
+        files["requirements-api.txt"] = "".join(pins.values()).encode()
     files["misrc-site.pyz"] = zipapp.build()
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     files["INSTALL"] = _INSTALL.format(version=__version__, python=python, machine=platform.machine()).encode()
@@ -81,12 +87,12 @@ def make_files() -> dict[str, bytes]:
     return files
 
 
-def write_bundle(target: Path) -> str:
+def write_bundle(target: Path, api: bool = False) -> str:
     """Write a folder, or a tar file where the name ends with .tar; the SHA-256 of SHA256SUMS, which covers the rest.
 
     A folder that is there and not empty is refused: a wheel of another version in it would be found too.
     """
-    files = make_files()
+    files = make_files(api)
     try:
         if target.suffix == ".tar":
             target.write_bytes(_pack(files))
@@ -104,7 +110,7 @@ def write_bundle(target: Path) -> str:
 
 def _pack(files: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name, data in sorted(files.items()):
             entry = tarfile.TarInfo(name)
             entry.size = len(data)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..declare.ssh import render_config, render_known_hosts
 from ..job.errors import BadRequest, MisrcError, Unreachable
+from ..job.exits import await_exit
 from ..job.following import Found
 from ..job.interface import Interface
 from ..job.manifest import Manifest
@@ -170,12 +171,9 @@ class Connection(Link):
                 with contextlib.suppress(OSError):
                     if stream is not None:
                         stream.close()
-            if process.poll() is None:
-                try:
-                    process.wait(timeout=5)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+            if await_exit(process, 5) is None:
+                process.kill()
+                process.wait()
 
     def _explain(self, status: int, errors: bytes, cause: Exception, killer: _Deadline) -> MisrcError:
         text = errors.decode("utf-8", "replace")

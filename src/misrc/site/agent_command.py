@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 import uuid
-from typing import Callable, List, Optional
+from typing import Callable, List, Mapping, Optional
 
-from ..job.agent import MAX_CONFIG_BYTES, AgentConfig, parse_agent_config
+from ..job.agent import MAX_CONFIG_BYTES, PROXY_CREDENTIAL, AgentConfig, parse_agent_config
 from ..job.codec import CodecError
 from ..job.units import AGENT_FOLDER
 from ..wire.api import Poll, Work
@@ -43,6 +44,7 @@ def main(words: List[str], home: Home) -> int:
         os.umask(0o077)
         config = read_config(home)
         token = Token.find(config, dict(os.environ))
+        config = take_proxy_credential(config, dict(os.environ))
         os.environ.clear()
         os.environ.update(_ENVIRONMENT)
         if config.protocol == "legacy":
@@ -70,6 +72,12 @@ def read_config(home: Home) -> AgentConfig:
         raise ValueError(f"{path} is missing: install again with --agent FILE") from None
     except (CodecError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def take_proxy_credential(config: AgentConfig, environment: Mapping[str, str]) -> AgentConfig:
+    """The configuration with the proxy's secret where systemd has put it, if it has."""
+    path = f"{environment.get('CREDENTIALS_DIRECTORY', '')}/{PROXY_CREDENTIAL}"
+    return dataclasses.replace(config, proxy_credentials=path) if os.path.exists(path) else config
 
 
 def make_endpoint(config: AgentConfig) -> Endpoint:

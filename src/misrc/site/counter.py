@@ -7,7 +7,6 @@ Each request is recorded before it has an effect, may be repeated, and where it 
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 import time
 from typing import Any, Dict, Optional, Tuple
@@ -17,10 +16,7 @@ from ..job.arguments import ArgumentRefused, fill_arguments
 from ..job.codec import CodecError
 from ..job.manifest import (
     MAX_DOCUMENT_BYTES,
-    Entry,
     Manifest,
-    hash_descriptor,
-    identify,
     parse_manifest,
     total_bytes,
 )
@@ -30,7 +26,7 @@ from ..job.spec import MAX_INLINE_BYTES, JobSpec
 from ..job.states import JobState, Outcome
 from ..wire.refusals import Denied, Refusal
 from ..wire.replies import Hello
-from . import door, files, jobs, keeper, workspace
+from . import arrival, door, files, jobs, keeper, workspace
 from .jobs import JobFolder
 from .release import MANIFEST, RECEIPT, SIGNATURE
 from .runner import Runner, way
@@ -202,7 +198,7 @@ class Counter:
                 return
             if door.transfer_running(job, "in"):
                 raise Denied(Refusal.BUSY, "a transfer is still running")
-            _check_inputs(job, manifest)
+            arrival.check_inputs(job, manifest)
             if files.read_record(job.folder, workspace.INPUTS, MAX_DOCUMENT_BYTES) != document:
                 files.write_record(job.folder, workspace.INPUTS, document)
             job.advance(*way(job.read().state, JobState.QUEUED))
@@ -286,28 +282,3 @@ class Counter:
 
 def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _check_inputs(job: JobFolder, manifest: Manifest) -> None:
-    """Exactly the manifest's files lie in `in/`, with the manifest's content; Denied(INPUTS) otherwise."""
-    with files.opened(job.sub("in")) as folder:
-        if set(os.listdir(folder)) != {entry.name for entry in manifest}:
-            raise Denied(Refusal.INPUTS, "other files arrived than were announced")
-        found = door.read_found(job)
-        for entry in manifest:
-            if not _is_announced(folder, entry, found.get(entry.name)):
-                raise Denied(Refusal.INPUTS, "a file is not the announced one")
-
-
-def _is_announced(folder: int, entry: Entry, found: object) -> bool:
-    """Whether the file is a plain one with the entry's content; `found` is what a transfer noted of it."""
-    try:
-        descriptor, status = files.open_known(folder, entry.name, single=True)
-    except OSError:
-        raise Denied(Refusal.INPUTS, "what arrived is not a plain file") from None
-    try:
-        if found is not None and found == [entry.size, entry.sha256, identify(status)]:
-            return True
-        return status.st_size == entry.size and hash_descriptor(descriptor, entry.size)[1] == entry.sha256
-    finally:
-        os.close(descriptor)

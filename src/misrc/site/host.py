@@ -166,13 +166,16 @@ class Host:
             self._ledger(home),
             folder(work, gate, JOB_ACCOUNT, 0o711),
             folder(f"{work}/.gone", "root", gate, 0o2750),
-            folder("/etc/ssh/misrc", "root", "root", 0o755),
-            folder(os.path.dirname(KEYS), "root", "root", 0o755),
+            *[folder(path, "root", "root", 0o755) for path in ("/etc/ssh/misrc", KEYS_FOLDER) if self._has_door()],
             *[file(f"{UNITS}/{name}", text.encode(), "root", "root", 0o644) for name, text in self._units().items()],
             *self._agent(home),
             *self._sshd(),
-            file(KEYS, self.key_lines(), "root", "root", 0o644),
+            *([file(KEYS, self.key_lines(), "root", "root", 0o644)] if self._has_door() else []),
         ]
+
+    def _has_door(self) -> bool:
+        """Whether somebody may log in, or could until now; where only an agent asks for work, sshd is not touched."""
+        return bool(self.policy.job_keys) or self.agent_bytes is None or os.path.exists(KEYS)
 
     def _agent(self, home: Home) -> List[Thing]:
         if self.agent_bytes is None:
@@ -297,7 +300,7 @@ def _enabled(unit: str) -> bool:
     if state.returncode != 0:
         return False
     active = subprocess.run(["systemctl", "is-active", unit], capture_output=True, check=False)
-    return unit.endswith(".service") or active.returncode == 0
+    return (unit.endswith(".service") and unit != AGENT_UNIT) or active.returncode == 0
 
 
 def describe(things: Sequence[Thing], host: Optional[Host] = None) -> str:

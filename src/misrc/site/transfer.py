@@ -13,6 +13,7 @@ import subprocess
 import time
 from typing import Callable, Tuple
 
+from ..job.exits import await_exit
 from ..job.faults import reach
 from ..job.following import Follower
 from ..wire import rsync
@@ -52,7 +53,7 @@ def _serve(job: JobFolder, door: int, module: str, max_files: int, max_bytes: in
     beside = f"{job.path}/{DOOR}"
     config = f"rsyncd.{module}.conf"
     log = f"rsyncd.{module}.log"
-    files.write_record(door, log, b"")
+    files.write_record(door, log, b"", durable=False)
     with files.opened(job.sub(module)) as place, files.opened(files.open_regular(door, log)) as said:
         text = rsync.render_config(
             module,
@@ -60,7 +61,7 @@ def _serve(job: JobFolder, door: int, module: str, max_files: int, max_bytes: in
             f"{beside}/rsyncd.lock",
             _name_open(said, f"{beside}/{log}"),
         )
-        files.write_record(door, config, text.encode("ascii"))
+        files.write_record(door, config, text.encode("ascii"), durable=False)
         with files.opened(files.open_regular(door, config)) as rules:
             reach(f"transfer.{module}.before")
             process = subprocess.Popen(
@@ -70,7 +71,8 @@ def _serve(job: JobFolder, door: int, module: str, max_files: int, max_bytes: in
                 preexec_fn=lambda: _confine(max_bytes),
                 start_new_session=True,
             )
-        files.write_record(door, f"{module}.pid", f"{process.pid} {kernel.start_time(process.pid)}".encode())
+        named = f"{process.pid} {kernel.start_time(process.pid)}"
+        files.write_record(door, f"{module}.pid", named.encode(), durable=False)
         os.close(lock)
         within = _put_checks(place, max_files, max_bytes) if module == rsync.PUT_MODULE else lambda: True
         follower = Follower(place) if module == rsync.PUT_MODULE else None
@@ -114,10 +116,10 @@ def _watch(process: "subprocess.Popen[bytes]", log: int, within: Callable[[], bo
     deadline = time.monotonic() + HANDSHAKE_SECONDS
     pause, spoken = 0.01, False
     while True:
-        try:
-            return process.wait(timeout=pause)
-        except subprocess.TimeoutExpired:
-            pause = min(pause * 1.5, 1.0)
+        status = await_exit(process, pause)
+        if status is not None:
+            return status
+        pause = min(pause * 1.5, 1.0)
         if not spoken:
             spoken = b" rsync " in os.pread(log, 4096, 0)
         if not spoken and time.monotonic() > deadline:
