@@ -177,6 +177,9 @@ def main() -> int:
     except (stress.Malformed, OSError) as error:
         print(f"draw_stress: {error}", file=sys.stderr)
         return 1
+    except ImportError:
+        print("draw_stress: a picture needs Pillow: pip install misrc[picture]", file=sys.stderr)
+        return 1
     print(f"largest von Mises stress {field.peak.von_mises:.2f} MPa")
     return 0
 

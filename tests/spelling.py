@@ -19,7 +19,7 @@ from misrc.site import desk
 # Programs of the system that pages tell people to use.
 SYSTEM = {
     *("sha256sum", "python3", "ssh", "ssh-keygen", "systemctl", "unshare", "ls", "cmp", "cp", "install", "ccx"),
-    *("grep", "printf", "cut", "cd", "echo", "mktemp", "for", "do", "done", "exit"),
+    *("mkdir", "chmod", "cat", ".", "grep", "printf", "cut", "cd", "echo", "mktemp", "for", "do", "done", "exit"),
 }
 # Options in running text that are not ours, and whose they are.
 FOREIGN = {
@@ -33,6 +33,12 @@ FOREIGN = {
 }
 # Files that pages name and that are made elsewhere: on a host, by a job, or by the reader. Each with where.
 ELSEWHERE = {
+    "/mi-distcomp-api": "a path of the API server",
+    "agent.json": "the site writes it",
+    "keys/*": "beside the inventory",
+    "workflow/SITE/*": "MInt's solver log",
+    "mi-system-wf.py": "the predecessor's",
+    "mi_dicomapi.py": "the predecessor's",
     "docs/*NAME.md": "any page",
     "~/*": "a home directory",
     "/etc/*": "a host",
@@ -68,7 +74,7 @@ ELSEWHERE = {
     "host_vars/": "a folder of an inventory",
     "host_vars": "a folder of an inventory",
     "misrc-tend.timer": "mint_node makes it",
-    "misrc-tend.service": "mint_node makes it",
+    "misrc-*.service": "a role makes it",
     ".bashrc": "a home directory",
     "*/ssh_host_ed25519_key.pub": "a host",
     "execute_remote-side_program_ssh.sh": "the site's copy of the sample",
@@ -116,7 +122,8 @@ def mention(parser: argparse.ArgumentParser, text: str) -> str:
             return "" if words[0] in ("…", "COMMAND") else f"there is no command {words[0]!r}"
         parser, words = below[words[0]], words[1:]
     known = {option for action in parser._actions for option in action.option_strings}
-    wrong = [word for word in words if word.startswith("-") and word not in ("-", "--") and word not in known]
+    options = [word for word in words if re.match("--?[a-z]", word)]
+    wrong = [option for option in options if option not in known]
     return f"unknown: {' '.join(wrong)}" if wrong else ""
 
 

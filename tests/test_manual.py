@@ -6,6 +6,7 @@ import fnmatch
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -16,6 +17,10 @@ from pages import DOCS, ROOT, Page, all_pages, english_pages, logical_lines, man
 from pydantic import ValidationError
 
 from misrc.declare.interface import Site
+from misrc.declare.server import parse_server
+from misrc.job.agent import parse_agent_config
+from misrc.job.codec import CodecError
+from misrc.job.policy import parse_policy
 from misrc.mint.messages import MESSAGES
 
 pytestmark = pytest.mark.quick
@@ -45,6 +50,8 @@ def test_every_page_exists_in_both_languages() -> None:
 
 def comparable(text: str, language: str) -> list[str]:
     """A block without what may differ between languages: comments, and reasons for people."""
+    if not language:
+        return ["…" for _ in text.splitlines()]  # what a program prints, in the language of the page
     if language == "json":
         text = re.sub(r'("reason": )"[^"]*"', r"\1…", text)
     else:
@@ -71,7 +78,7 @@ def test_japanese_pages_are_japanese(name: str) -> None:
     """Headings are translated, and sentences end politely; a page in plain form or left in English is found."""
     page = PAGES[name]
     if not name.endswith("reference.md"):
-        plain = [text for _, text in page.headings if text.isascii() and text != "misrc"]
+        plain = [text for _, text in page.headings if text.isascii() and " " in text]
         assert plain == []
     assert bad_endings(page) == []
     assert any(re.search("[ぁ-ん]", text) for text in page.prose)
@@ -243,7 +250,9 @@ def test_declarations_in_pages_are_taken(name: str) -> None:
         if block.language != "yaml" or "misrc_site:" not in block.text:
             continue
         declared = yaml.load(block.text, yaml.BaseLoader)["misrc_site"]
-        if "id" in declared:
+        if declared.get("method") == "webapi":
+            Site.model_validate(declared | {"programs": {"p": {}}})
+        elif "id" in declared:
             declared["via"] = {key: value for key, value in declared["via"].items() if value not in ("null", "[]")}
             declared["via"].pop("host_keys", None)
             Site.model_validate(declared, strict=False)
@@ -251,6 +260,26 @@ def test_declarations_in_pages_are_taken(name: str) -> None:
             with pytest.raises(ValidationError) as caught:
                 Site.model_validate(declared | {"programs": {"stress_distribution": {}}})
             assert {error["type"] for error in caught.value.errors()} == {"missing"}
+
+
+@pytest.mark.parametrize("language", ["", "ja/"])
+def test_files_of_the_api_in_pages_are_taken(language: str) -> None:
+    """The server's declaration and the agent's configuration are accepted as they stand."""
+    server = next(block for block in PAGES[f"docs/{language}serve.md"].blocks if block.language == "yaml")
+    assert parse_server(yaml.safe_load(server.text), "page").listen == ("0.0.0.0:50443",)
+    agent = next(block for block in PAGES[f"docs/{language}agent.md"].blocks if block.language == "json")
+    assert parse_agent_config(agent.text.encode()).server.port == 50443
+
+
+@pytest.mark.parametrize("language", ["", "ja/"])
+def test_messages_of_the_agent_are_those_of_the_code(language: str) -> None:
+    """Each message in the agent's last table stands in its code; the reason of a refusal is a word of the protocol."""
+    text = (DOCS / f"{language}agent.md").read_text(encoding="utf-8").split("\n## ")[-1]
+    quoted = re.findall(r"^\| `([^`]+)`", text, re.MULTILINE)
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src/misrc").glob("*/*.py"))
+    words = [message.replace("answers, and says ", "") for message in quoted]
+    assert [word for word in words if word not in code] == []
+    assert len(quoted) > 5 and "answers, and says " in code
 
 
 # -- what is said of the code ---------------------------------------------------------------------------------------
@@ -285,22 +314,28 @@ def fits(quoted: str, message: str) -> bool:
     return re.search(".*".join(map(re.escape, quoted.split("…"))), message) is not None
 
 
-def test_what_the_manual_calls_missing_is_missing() -> None:
-    """`<!-- not built: webapi -->` marks what must go when the code takes `method: webapi`, and no sooner."""
-    marked = [name for name in MANUAL if "<!-- not built: webapi -->" in (ROOT / name).read_text(encoding="utf-8")]
-    site = {"id": "a", "method": "webapi", "programs": {"p": {}}}
-    attempts = [
-        {**site, "address": "a.example", "host_keys": []},
-        {**site, "api": {"url": "https://mint.example", "user": "u"}},
-    ]
-    refused = []
-    for declared in attempts:
-        try:
-            Site.model_validate(declared)
-        except ValidationError as error:
-            refused.append(str(error))
-    built = len(refused) < len(attempts)
-    assert bool(marked) is not built, f"WebAPI is {'built' if built else 'not built'}; look at {marked or 'the pages'}"
+def takes_webapi() -> bool:
+    """Whether a declaration with `method: webapi` is accepted."""
+    declared = {"id": "a", "method": "webapi", "api": {"url": "https://a.example", "user": "u"}, "programs": {"p": {}}}
+    try:
+        return bool(Site.model_validate(declared))
+    except ValidationError:
+        return False
+
+
+def takes_batch() -> bool:
+    """Whether a policy with a batch scheduler is accepted."""
+    try:
+        return bool(parse_policy(b'{"work_root": "/var/x", "programs": {}, "batch": "slurm"}'))
+    except CodecError:
+        return False
+
+
+@pytest.mark.parametrize(("name", "is_built"), [("webapi", takes_webapi), ("batch", takes_batch)])
+def test_what_pages_call_missing_is_missing(name: str, is_built: Callable[[], bool]) -> None:
+    """`<!-- not built: NAME -->` marks sentences that must go when the code has it, and no sooner."""
+    marked = [page for page in MANUAL if f"<!-- not built: {name} -->" in (ROOT / page).read_text(encoding="utf-8")]
+    assert bool(marked) is not is_built(), f"{name} is {'' if is_built() else 'not '}built; look at {marked or 'pages'}"
 
 
 FIGURE = re.compile(r"\d+(\.\d+)? ?(ms|µs|MB/s|MiB/s|GB/s|jobs/s|requests/s)\b|\d+(\.\d+)? times (faster|slower)")

@@ -186,7 +186,7 @@ def test_what_a_declaration_renders_is_good(title: str, description: str, unit: 
 
 
 @given(st.text(max_size=12))
-def test_a_port_is_one_word_of_a_command(name: str) -> None:
+def test_x04_a_port_is_one_word_of_a_command(name: str) -> None:
     """What passes as a port's name holds nothing by which a shell would split, expand or end it."""
     if find_port_fault(name) is None:
         assert (
@@ -255,7 +255,7 @@ def test_a_wrong_call_is_refused(folder: Path, words: tuple[str, ...], message: 
 
 
 @pytest.mark.parametrize("value", [b"fine\nrm -rf /", b"\xff", b"x" * 5000, b"a\0b"])
-def test_an_argument_out_of_a_file_is_one_line(folder: Path, value: bytes) -> None:
+def test_x05_an_argument_out_of_a_file_is_one_line(folder: Path, value: bytes) -> None:
     """A file that is not one short line of text is not an argument's value."""
     (folder / "mesh").write_bytes(value)
     with pytest.raises(BadRequest, match="格子"):
@@ -286,7 +286,7 @@ def test_the_ids_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     assert (find_identity().run, find_identity().user) == ("R2", "a__b_c")
 
 
-def test_a_runs_token_is_handed_on_once_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_x08_a_runs_token_is_handed_on_once_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """MInt's token becomes that of `misrc run`, unless another is set; it is no part of what is printed."""
     monkeypatch.setenv("miwf_api_token", "t" * 64)
     monkeypatch.setenv("miwf_userid", "u1")
@@ -313,7 +313,7 @@ def test_an_origin_that_is_not_one_is_refused(origin: dict[str, str]) -> None:
     assert b"origin" not in render_spec(JobSpec(job, "univ-a", "solve"))
 
 
-def test_the_solver_log_has_a_line_for_start_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_x07_the_solver_log_has_a_line_for_start_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line each, in MInt's form; a solver that never started has none; an unwritable log stops nothing."""
     monkeypatch.setenv("MISRC_SOLVER_LOGS", str(tmp_path))
     monkeypatch.setenv("MISYSTEM_SITEID", "site00002")
@@ -381,7 +381,7 @@ def test_the_old_words_find_site_and_program(inventory: Path, host: str, command
         ("client_name:univ-a", "client_name:univ-a", "client_cmd:solve", "client_files:"),
     ],
 )
-def test_wrong_old_words_are_refused(inventory: Path, words: tuple[str, ...]) -> None:
+def test_x06_wrong_old_words_are_refused(inventory: Path, words: tuple[str, ...]) -> None:
     """Nothing that is not declared is run."""
     with pytest.raises(BadRequest):
         make_request(words, inventory, {"univ-a": site()})

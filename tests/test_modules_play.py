@@ -316,7 +316,10 @@ def test_a_stop_before_the_job_ends_the_step(mint: Mint, tmp_path: Path) -> None
 def test_steps_before_and_after_make_files_of_files(mint: Mint, tmp_path: Path) -> None:
     """`before` makes the program's input of a port's file, `after` the port's result of the program's output."""
     path = render(mint, "double", tmp_path)
-    make_program(tmp_path / "modules/tests/prepare.sh", "tr , '\\n' < table.csv > table.dat; echo preparing\n")
+    step = f"env > {tmp_path}/env; tr , '\\n' < table.csv > table.dat; echo preparing\n"
+    make_program(tmp_path / "modules/tests/prepare.sh", step)
+    if mint.declaration["method"] == "ssh":  # by WebAPI a token that nobody gave would count
+        mint.environment["miwf_api_token"] = "t" * 64
     table = mint.file("numbers", b"1,2,39\n")
     done = mint.command("module", "play", str(path), "--table", table, "--和", str(tmp_path / "sum"))
     assert done.returncode != 0, "an alias is a name for the script, not one of the file"
@@ -326,9 +329,40 @@ def test_steps_before_and_after_make_files_of_files(mint: Mint, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "sum").read_text(encoding="utf-8") == "84\n"
     assert "preparing" in done.stderr
+    given = (tmp_path / "env").read_text(encoding="utf-8")
+    assert "MISRC_RUN_ID=" in given and "t" * 64 not in given, "a run's token is not for a step"
     make_program(tmp_path / "modules/tests/prepare.sh", "exit 3\n")
     done = mint.command("module", "play", "--workdir", str(tmp_path / "again"), str(path), "--表", table)
     assert done.returncode == 1 and "status 3" in done.stderr
+
+
+def test_a_retired_module_is_not_played(mint: Mint, tmp_path: Path) -> None:
+    """As MInt does not run it; before it was retired, the same file played."""
+    path = render(mint, "double", tmp_path)
+    make_program(tmp_path / "modules/tests/prepare.sh", "cp table.csv table.dat\n")
+    words = ("module", "play", str(path), "--表", mint.file("t", b"1\n"))
+    assert mint.command(*words).returncode == 0
+    assert mint.command("module", "retire", str(path)).returncode == 0
+    done = mint.command(*words)
+    assert done.returncode == 2 and "deleted" in done.stderr
+
+
+def test_an_input_that_bears_the_programs_name_is_left_as_it_is(mint: Mint, tmp_path: Path) -> None:
+    """A link in the working directory, already named as the program knows it; another file there is in the way."""
+    out = tmp_path / "run"
+    out.mkdir()
+    make_program(out / "prepare.sh", "cp table.csv table.dat\n")
+    (out / "table.csv").symlink_to(mint.file("numbers", b"1\n2\n"))
+    words = ("module", "run", "--scripts", str(out), mint.site.name, "double", "--和", str(out / "和"))
+    done = mint.command(*words, "--表", str(out / "table.csv"))
+    assert done.returncode == 0, done.stderr
+    assert (out / "和").read_text(encoding="utf-8") == "6\n"
+    assert (out / "table.csv").read_bytes() == b"1\n2\n"
+    (out / "table.csv").unlink()
+    (out / "table.csv").write_text("mine\n", encoding="utf-8")
+    done = mint.command(*words, "--表", mint.file("numbers", b"3\n"))
+    assert done.returncode == 2 and "table.csv" in done.stderr
+    assert (out / "table.csv").read_text(encoding="utf-8") == "mine\n"
 
 
 def test_a_failing_program_fails_the_module(mint: Mint, tmp_path: Path) -> None:

@@ -75,6 +75,15 @@ FULL: dict[str, Any] = {
             },
             "outputs": {"last.dat": "required"},
             "ports": {"断面": "first.dat", "結末": "last.dat", "余り": "elsewhere.dat"},
+            "module": {
+                "model": "M000000000000003",
+                "version": "1.2.3",
+                "date": "2026-11-20",
+                "creator": {"name": "Taro Zairyo"},
+                "path": "/solve/solve.sh",
+                "before": [["/opt/prepare", "first-step"]],
+                "ports": {"余り": {"direction": "in"}},
+            },
             "reason": "program reason",
         }
     },
@@ -191,6 +200,24 @@ def test_each_fact_that_is_taken_away_becomes_a_question() -> None:
     )
 
 
+def test_declared_steps_of_the_module_answer_the_question() -> None:
+    """What the module's script runs before the call stands in the sheet; no words of a person are needed for it."""
+    declared = json.loads(json.dumps(FULL))
+    declared["survey"]["programs"]["solve"].pop("before")
+    assert sheet_of(declared).questions == ()
+    assert "/opt/prepare first-step" in text_of(render(declared))
+    declared["programs"]["solve"]["module"].pop("before")
+    assert sheet_of(declared).questions == ("Program solve: Before the call, at MInt",)
+
+
+def test_a_site_that_opens_no_port_has_no_host_in_its_sheet() -> None:
+    """For WebAPI the sheet has the API's address and user, and a line for the token, which itself is never written."""
+    declared = {"id": "b", "method": "webapi", "api": {"url": "https://mint.example", "user": "b-user"}}
+    text = text_of(render(declared | {"programs": {"solve": {}}}))
+    assert all(word in text for word in ("https://mint.example", "b-user", WORDS["token"][0]))
+    assert not any(WORDS[f"fact.{key}"][0] in text.splitlines() for key in ("address", "host_keys", "job_key"))
+
+
 def test_an_overdue_review_is_a_question() -> None:
     """A day that has passed is marked; the day itself, and a later one, are not."""
     declared = json.loads(json.dumps(FULL))
@@ -211,7 +238,6 @@ def hostile(text: str) -> dict[str, Any]:
     declared["programs"]["solve"]["command"] = text
     declared["programs"]["solve"]["title"] = {"ja": text, "en": text}
     declared["programs"]["solve"]["arguments"]["mesh"] = {"choices": [text], "default": text, "reason": text}
-    declared["programs"]["solve"]["ports"] = {text: text}
     return declared
 
 

@@ -18,10 +18,13 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from misrc import cli
 from misrc.declare.interface import Site
+from misrc.declare.server import Server
 from misrc.job import errors
+from misrc.job.agent import AgentConfig, RetryRule
 from misrc.job.arguments import ArgumentRule
 from misrc.job.descriptions import describe
 from misrc.job.policy import JobKey, Limits, Policy, ProgramRule
@@ -54,6 +57,9 @@ FORMS = {
 }
 
 
+AGENT = "Keys of the agent's configuration: agent.json"
+
+
 class Writer:
     """One language of the reference. `missing` collects words that have no Japanese yet."""
 
@@ -67,7 +73,7 @@ class Writer:
     def say(self, english: str) -> str:
         """Words of the code in this language."""
         english = " ".join(english.split())
-        if self.language == "en" or not english:
+        if self.language == "en" or not re.search(r"[a-z]", re.sub(r"`[^`]*`|\d+[A-Za-z]*", "", english)):
             return english
         if english not in self._japanese:
             self.missing.append(english)
@@ -81,8 +87,10 @@ class Writer:
             self._commands("misrc", cli._parser(), self.say("Commands at MInt: misrc")),
             self._commands("misrc-site.pyz", desk._parser(), self.say("Commands at the site: misrc-site.pyz")),
             self._exit_codes(),
-            self._declaration(),
+            self._declaration("Keys of the declaration: misrc_site", "misrc_site", Site),
+            self._declaration("Keys of the API server's declaration", "server", Server),
             self._policy_keys(),
+            self._agent_keys(),
             self._grammar(),
             self._refusals(),
             self._states(),
@@ -129,13 +137,13 @@ class Writer:
             *self._table("code", "meaning", rows=iter([*done, *rows])),
         ]
 
-    def _declaration(self) -> list[str]:
-        lines = [f"## {self.say('Keys of the declaration: misrc_site')}", ""]
-        for place, model in models(Site):
-            lines += [f"### misrc_site{place}", ""]
+    def _declaration(self, title: str, name: str, model: type[BaseModel]) -> list[str]:
+        lines = [f"## {self.say(title)}", ""]
+        for place, part in models(model):
+            lines += [f"### {name}{place}", ""]
             rows = (
-                (f"`{name}`", self.say(field.description or ""), _default(self, field.is_required(), field.default))
-                for name, field in model.model_fields.items()
+                (f"`{field.alias or key}`", self.say(field.description or ""), _default(self, field))
+                for key, field in part.model_fields.items()
             )
             lines += self._table("key", "meaning", "default", rows=rows)
         return lines
@@ -146,6 +154,13 @@ class Writer:
             lines += [f"### {self.say('Policy') if place == 'key' else place.rstrip('.')}", ""]
             rows = ((f"`{key}`", *self._policy_words(place, key, text, shown)) for key, text, shown in describe(model))
             lines += self._table("key", "meaning", "default", rows=rows)
+        return lines
+
+    def _agent_keys(self) -> list[str]:
+        lines = [f"## {self.say(AGENT)}", ""]
+        for place, model in (("agent", AgentConfig), ("agent.retry", RetryRule)):
+            rows = ((f"`{key}`", self.say(text), self.say(shown)) for key, text, shown in describe(model))
+            lines += [f"### {place}", "", *self._table("key", "meaning", "default", rows=rows)]
         return lines
 
     def _policy_words(self, place: str, key: str, text: str, shown: str) -> tuple[str, str]:
@@ -274,13 +289,18 @@ def _inner(kind: Any, suffix: str = "") -> Iterator[tuple[type[BaseModel], str]]
             yield from _inner(part, suffix)
 
 
-def _default(writer: Writer, required: bool, value: Any) -> str:
-    if required:
+def _default(writer: Writer, field: FieldInfo) -> str:
+    value = field.default
+    if field.is_required():
         return writer.say("needed")
-    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        return f"`{value}`" if isinstance(value, str) else f"{value:g}"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
+    if isinstance(value, (int, float)):
+        return f"{value:.15g}"
+    if isinstance(value, str):
+        return f"`{value}`" if value else writer.say("none")
+    if isinstance(value, tuple) and value:
+        return ", ".join(f"`{item}`" for item in value)
     return writer.say("none") if not isinstance(value, BaseModel) else writer.say("see below")
 
 

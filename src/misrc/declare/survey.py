@@ -231,10 +231,10 @@ class _Writer:
             self._fact("title_ja", program.title.get("ja"), section=title),
             self._fact("title_en", program.title.get("en"), section=title),
             self._may("fact.command", program.command),
-            *(
-                self._fact(key, getattr(expected, key), section=title)
-                for key in ("run_time", "result_size", "before", "after")
-            ),
+            self._fact("run_time", expected.run_time, section=title),
+            self._fact("result_size", expected.result_size, section=title),
+            self._fact("before", expected.before, *_show_steps(program, "before"), section=title),
+            self._fact("after", expected.after, *_show_steps(program, "after"), section=title),
             self._may("reason", program.reason),
             *_show_others(program, _PLACED_PROGRAM),
         ]
@@ -301,6 +301,12 @@ class _Writer:
         rows = _show_others(self.site, _PLACED_SITE)
         if rows:
             self._add(self._say("section.others"), rows, "item", "value")
+
+
+def _show_steps(program: Program, key: str) -> list[str]:
+    """The commands that the module's script runs around the call, as they are declared."""
+    steps = getattr(program.module, key) if program.module else ()
+    return [" ".join(words) for words in steps]
 
 
 def _show_keys(keys: Iterable[str]) -> list[str]:

@@ -87,6 +87,11 @@ MODULE_MESSAGES: dict[str, tuple[str, str]] = {
         "'{module}' の必須ポート '{port}' が指定されていません",
     ),
     "play.no_file": ("name at least one module file", "モジュールファイルを1つ以上指定してください"),
+    "play.no_result": ("no module made the output '{port}'", "出力 '{port}' が作られませんでした"),
+    "play.deleted": (
+        "the module '{module}' is deleted: MInt does not run it",
+        "モジュール '{module}' は削除済みのため、MIntでは実行されません",
+    ),
     "play.folder": (
         "{path} is not empty; name another with --workdir",
         "{path} は空ではありません。--workdir で別のフォルダを指定してください",

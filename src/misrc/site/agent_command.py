@@ -30,7 +30,8 @@ _SKEW_SECONDS = 120.0
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Its words, for the list of commands; `main` below is what runs."""
-    commands.add_parser("agent", help="ask MInt's API server for work, for ever (--check: say whether that would work)")
+    agent = commands.add_parser("agent", help="ask MInt's API server for work, for ever")
+    agent.add_argument("--check", action="store_true", help="say whether server, token, clock and policy are fine")
 
 
 def main(words: List[str], home: Home) -> int:

@@ -44,13 +44,17 @@ class Played:
 
 @dataclass
 class Stage:
-    """Where the modules of one workflow are played: its folder, its run, and what the outputs were, by descriptor."""
+    """Where the modules of one workflow are played: its folder, its run, and what came out.
+
+    `given` and `wanted` are the files that were named, by port; `made` is by descriptor, `outputs` by port.
+    """
 
     folder: Path
     given: dict[str, Path]
     wanted: dict[str, Path]
     run: str = field(default_factory=lambda: f"R{uuid.uuid4().int % 10**15:015}")
     made: dict[str, Path] = field(default_factory=dict)
+    outputs: dict[str, Path] = field(default_factory=dict)
 
     def environment(self, number: int, folder: Path) -> dict[str, str]:
         """What PBS and MInt set for the module with this number."""
@@ -83,8 +87,11 @@ def play(words: Sequence[str], modules: str | None, workdir: str | None) -> int:
                 _play_one(stage, number, entry)
         except Stopped:
             raise JobCancelled(say("play.stopped")) from None
-    for source, target in _find_wanted(stage, played).items():
-        copy_whole(source, target)
+    for name in stage.wanted:
+        if name not in stage.outputs:
+            raise ProgramFailed(say("play.no_result", port=name))
+    for name, target in stage.wanted.items():
+        copy_whole(stage.outputs[name], target)
         print(target)
     return 0
 
@@ -96,6 +103,9 @@ def load_modules(path: Path, modules: str | None) -> list[Played]:
     if wrong:
         raise BadRequest(wrong[0].render(str(path)))
     file: ModuleFile = parse_modules(data)
+    for module in file.modules:
+        if module.deleted == "true":
+            raise BadRequest(say("play.deleted", module=module.title))
     return [Played(module, _find_script(path, str(module.object_path), modules)) for module in file.modules]
 
 
@@ -146,7 +156,7 @@ def _play_one(stage: Stage, number: int, entry: Played) -> None:
     folder.mkdir()
     words = [str(entry.script)]
     for port in _ports(entry.module, "inputs"):
-        source = stage.made.get(str(port.descriptor)) or stage.given.get(_name(port))
+        source = stage.given.get(_name(port)) or stage.made.get(str(port.descriptor))
         if source is not None:
             words += [f"--{port.name}", str(source)]
         elif port.required == "true":
@@ -158,6 +168,7 @@ def _play_one(stage: Stage, number: int, entry: Played) -> None:
     for port in _ports(entry.module, "outputs"):
         if (folder / str(port.name)).is_file():
             stage.made[str(port.descriptor)] = folder / str(port.name)
+            stage.outputs[_name(port)] = folder / str(port.name)
 
 
 def _run(words: list[str], folder: Path, environment: dict[str, str], title: str) -> None:
@@ -192,17 +203,3 @@ def _signal_session(leader: int, number: signal.Signals) -> None:
             with contextlib.suppress(OSError):
                 if os.getsid(int(entry)) == leader:
                     os.kill(int(entry), number)
-
-
-def _find_wanted(stage: Stage, played: Sequence[Played]) -> dict[Path, Path]:
-    """From where to where the outputs go that were asked for."""
-    found: dict[Path, Path] = {}
-    for entry in played:
-        for port in _ports(entry.module, "outputs"):
-            target = stage.wanted.get(_name(port))
-            source = stage.made.get(str(port.descriptor))
-            if target is not None and source is not None:
-                found[source] = target
-            elif target is not None:
-                raise ProgramFailed(say("call.no_result", port=port.name, file=port.descriptor))
-    return found

@@ -77,13 +77,13 @@ def _enter(call: Call) -> None:
     os.chdir(call.folder)
     for name, path in call.links().items():
         link = call.folder / name
+        if link.exists() and link.samefile(path):
+            continue
         if link.is_symlink():
             link.unlink()
-        if link.exists():
-            if not link.samefile(path):
-                raise BadRequest(say("call.in_the_way", path=link, port=path))
-            continue
-        link.symlink_to(path)
+        elif link.exists():
+            raise BadRequest(say("call.in_the_way", path=link, port=path))
+        link.symlink_to(path.resolve())
 
 
 def _name_inputs(program: ProgramInterface, call: Call) -> list[str]:

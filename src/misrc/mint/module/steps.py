@@ -35,7 +35,13 @@ def _run(words: list[str], folder: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in _KEPT_BACK}
     try:
         process = subprocess.Popen(
-            words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True
+            # A group of its own, to be ended as a whole; the same session, which PBS ends as a whole.
+            words,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr,
+            process_group=0,
         )
     except OSError as error:
         raise BadRequest(say("step.missing", command=words[0], why=error.strerror)) from None
