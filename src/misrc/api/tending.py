@@ -95,9 +95,7 @@ class Keeper:
     async def _purge(self) -> None:
         """Delete the files of closed jobs, and only then forget that they were there."""
         database = self._service.database
-        wanted = (
-            select(JOBS.c.job).where(JOBS.c.state == JobState.CLOSED.value, JOBS.c.purged == 0).limit(BATCH)
-        )
+        wanted = select(JOBS.c.job).where(JOBS.c.state == JobState.CLOSED.value, JOBS.c.purged == 0).limit(BATCH)
         for (job,) in await database.read(lambda c: c.execute(wanted).all()):
             await self._service.transfers.in_thread(self._service.spool.remove, job)
             await database.write("purge", partial(_forget, job=job))
