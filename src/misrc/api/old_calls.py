@@ -6,6 +6,7 @@ lost call from another one; a site that wants several at a time uses `misrc agen
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -41,6 +42,7 @@ _FAULTS = {
     ApiError.FULL: Fault.BUSY,
     ApiError.TIMEOUT: Fault.BUSY,
 }
+_WITH_FILES = (Kind.CALC_PARAMS, Kind.GET_CALC_RESULT)
 Handler = Callable[[Service, Who, Call, Any], Awaitable[OldAnswer]]
 
 
@@ -61,16 +63,16 @@ class OldFace:
         note.route = kind.path
         try:
             try:
-                return await self._send(await self._act(kind, call, note))
+                return await self._send(kind, await self._act(kind, call, note))
             except (CodecError, NameRefused, ValueError):
                 raise malformed("the request is not of this call's form") from None
         except MethodRefused as refused:
-            answer = await self._send(OldAnswer(405, {"errors": [{"code": 405, "message": refused.message}]}))
+            answer = await self._send(kind, OldAnswer(405, {"errors": [{"code": 405, "message": refused.message}]}))
             answer.headers.append((b"allow", ", ".join(refused.allowed).encode()))
             return answer
         except Refused as refused:
             fault = _FAULTS.get(refused.code, Fault.BAD_REQUEST)
-            answer = await self._send(answer_fault(kind, fault, refused.message))
+            answer = await self._send(kind, answer_fault(kind, fault, refused.message))
             if fault is Fault.UNAUTHORIZED:
                 answer.headers.append((b"www-authenticate", b"Bearer"))
             if fault is Fault.BUSY:
@@ -85,8 +87,11 @@ class OldFace:
         who.require(OPERATOR if kind is Kind.RELOAD_INI else AGENT if kind.of_site else WORKFLOW)
         return await self._handlers[kind](self._service, who, call, kind)
 
-    async def _send(self, old: OldAnswer) -> Answer:
+    async def _send(self, kind: Kind, old: OldAnswer) -> Answer:
         answer = Answer(old.http)
+        if kind not in _WITH_FILES or ("errors" in old.document and len(old.document["errors"][0]) == 2):
+            answer.body = json.dumps(old.document, separators=(",", ":")).encode()
+            return answer
         answer.stream, answer.length = await stream_document(self._service, old.document)
         return answer
 

@@ -56,7 +56,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "PUT", "/jobs/{job}/inputs/{name}", WORKFLOW, uploads.put_input, bytes, api.LogOffset, (200, 201), (), _UPLOAD
     ),
-    Route("HEAD", "/jobs/{job}/inputs/{name}", WORKFLOW, uploads.head_input),
+    Route("HEAD", "/jobs/{job}/inputs/{name}", WORKFLOW, uploads.head_input, None, api.LogOffset),
     Route(
         "PATCH",
         "/jobs/{job}/inputs/{name}",
@@ -84,7 +84,7 @@ ROUTES: tuple[Route, ...] = (
         (),
         (*_UPLOAD, *_F),
     ),
-    Route("HEAD", "/claims/{job}/results/{name}", AGENT, uploads.head_result, headers=_F),
+    Route("HEAD", "/claims/{job}/results/{name}", AGENT, uploads.head_result, None, api.LogOffset, headers=_F),
     Route(
         "PATCH",
         "/claims/{job}/results/{name}",
