@@ -110,5 +110,3 @@ async def read_body(call: Call, kind: Kind) -> Any:
 
 def _no_sink(_path: Any) -> Any:
     raise CodecError("this call carries no files")
-
-
