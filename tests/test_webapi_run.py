@@ -420,6 +420,20 @@ def test_show_and_rotate_know_no_ssh(mint: WebMint) -> None:
     assert rotated.returncode == 2 and "token" in rotated.stderr
 
 
+def test_add_declares_what_runs(server: ServerDouble, mint: WebMint) -> None:
+    """`site add --api-url` writes a declaration that works with a token where it says; no key is made."""
+    words = ["site", "add", "new-site", "--api-url", server.url, "--api-ca", str(server.ca), "--program", "noop"]
+    refused = mint.command(*words, "--address", "gw.example.jp")
+    assert refused.returncode == 2 and "--address" in refused.stderr
+    told = json.loads(mint.command(*words, "--api-user", "mint", "--json").stdout)
+    assert "agent --site new-site" in told["tokens"][0] and "--agent agent.json" in told["install"]
+    Path(told["identity"]).write_text(TOKEN)
+    Path(told["identity"]).chmod(0o600)
+    done = mint.command("run", "new-site", "noop", "--results", "out")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in mint.token_file.parent.iterdir()) == ["new-site.token", "test-site.token"]
+
+
 def test_retire_destroys_the_token(mint: WebMint) -> None:
     """`site retire` ends with a webapi site: its record stays, its token does not."""
     done = mint.command("site", "retire", "test-site", "--reason", "over")

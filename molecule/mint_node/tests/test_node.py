@@ -86,7 +86,7 @@ def test_the_signing_key_is_there_for_the_account() -> None:
     """A site with `signed` brings the key that signs jobs; the account uses it and cannot change it."""
     key = "/etc/misrc/keys/spec_key"
     assert good(f"stat -c '%a %U' {key}").split() == ["400", "misrc"]
-    assert good("/usr/local/bin/misrc signing-key", "misrc").startswith("ssh-ed25519 ")
+    assert good("HOME=/nonexistent /usr/local/bin/misrc signing-key", "misrc").startswith("ssh-ed25519 ")
     assert run(f"rm -f {key}", "misrc").rc != 0
     assert run(f"cat {key}", "nobody").rc != 0
 

@@ -41,6 +41,13 @@ SITE_MESSAGES: dict[str, tuple[str, str]] = {
         "踏み台のホスト鍵 (ssh_host_ed25519_key.pub の行)",
     ),
     "ask.programs": ("Programs, separated by spaces", "プログラム名 (空白区切り)"),
+    "ask.api_user": ("User of the API server whose jobs the site's agent takes", "サイトのエージェントが扱うAPI利用者名"),
+    "add.done_api": ("Declared in {path}.", "{path} に定義しました。"),
+    "add.dry_api": ("Nothing was written. It would be declared in {path}.", "何も書き込んでいません。定義先: {path}"),
+    "add.tokens": (
+        "On the API server's host, the tokens: the first for the site's administrator, the second for MInt's node:",
+        "APIサーバーのホストでトークンを発行してください (上はサイト管理者用、下はMIntノード用):",
+    ),
     "add.id": (
         "'{site}' is not a site id: lower-case letters, digits and '-', at most 32, beginning with a letter",
         "'{site}' はサイトIDとして使えません: 英小文字で始まる英小文字・数字・'-' の32文字以内",
