@@ -1,4 +1,4 @@
-"""Both ends of version 2, real: `misrc run` or a plain client, `misrc serve` with TLS, and an installed site's agent."""
+"""Both ends of version 2, real: `misrc run`, `misrc serve` with TLS, and the agent of an installed site."""
 
 from __future__ import annotations
 

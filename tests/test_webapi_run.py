@@ -88,6 +88,15 @@ def test_large_files_go_both_ways(server: ServerDouble, mint: WebMint) -> None:
     assert only(server).spec.manifest is not None
 
 
+def test_a_job_may_have_many_results(server: ServerDouble, mint: WebMint) -> None:
+    """What names thousands of results is longer than an ordinary answer, and is read all the same."""
+    many = {f"{'n' * 200}{number}": b"" for number in range(15_000)}
+    server.program = lambda job: {"out.dat": b"one of many", **many}
+    done = mint.command("run", "test-site", "noop", "--results", "out")
+    assert done.returncode == 0, done.stderr
+    assert (mint.root / "out/out.dat").read_bytes() == b"one of many"
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_p26_cuts_lose_nothing(server: ServerDouble, mint: WebMint, seed: int) -> None:
     """P26: cut at seeded byte offsets while uploading and downloading: it goes on there, and the program runs once."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -431,21 +433,85 @@ def memory_of(port: int, folder: Path, size: int) -> int:
         env=environment(), capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     assert Drain.received > size << 20 and (folder / "out.txt").stat().st_size == size * 3 << 18
+    (folder / "out.txt").unlink()
     return int(done.stderr.split()[-1])
 
 
-def test_h42_memory_does_not_grow_with_the_files(folder: Path, authority: Path) -> None:
-    """An input and a result of 192 MiB each take as much memory as ones of 1.5 MiB, but for 8 MiB."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Drain)
+@contextlib.contextmanager
+def serving(handler: type[BaseHTTPRequestHandler], authority: Path) -> Iterator[int]:
+    """A server with this handler, over TLS; its port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        small, large = (memory_of(server.server_address[1], folder, size) for size in (2, 256))
+        yield server.server_address[1]
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def test_h42_memory_does_not_grow_with_the_files(folder: Path, authority: Path) -> None:
+    """An input and a result of 192 MiB each take as much memory as ones of 1.5 MiB, but for 8 MiB."""
+    with serving(Drain, authority) as port:
+        small, large = (memory_of(port, folder, size) for size in (2, 256))
     assert large - small < 8 << 10, (small, large)
+
+
+@pytest.mark.full
+def test_h42_the_largest_files_of_the_old_form(folder: Path, authority: Path) -> None:
+    """An input and a result of 2047 MiB of base64 each, within 64 MiB of memory in all."""
+    with serving(Drain, authority) as port:
+        assert memory_of(port, folder, 2047) < 64 << 10
+
+
+class Impatient(Drain):
+    """Refuses a body before it has come, and hangs up when the answer has been taken."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(1 << 20)
+        content = json.dumps({"errors": [{"code": 413, "message": "too large for us"}]}).encode()
+        self.send_response(413)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+        self.connection.shutdown(socket.SHUT_WR)
+        while self.rfile.read1(1 << 20):
+            pass
+
+
+class Cutting(Drain):
+    """Sends half of a result, and then no more."""
+
+    cuts = 0
+
+    def results(self) -> None:
+        type(self).cuts += 1
+        if self.cuts > 2:
+            super().results()
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", "1000000")
+        self.end_headers()
+        self.wfile.write(
+            b'{"errors":[{"code":200,"message":"","result-info":{"result_files":{"out.txt":{"content":"QUJD'
+        )
+
+
+def test_a_refusal_in_the_middle_of_a_body_is_heard(folder: Path, authority: Path) -> None:
+    """The server answers 413 while the body is still on its way: its words arrive, and nothing is repeated."""
+    with open(folder / "a.dat", "wb") as stream:
+        stream.truncate(64 << 20)
+    with serving(Impatient, authority) as port, pytest.raises(Refused, match="too large for us"):
+        Run(port, folder, "a.dat")()
+
+
+def test_half_a_result_is_asked_for_again(folder: Path, authority: Path) -> None:
+    """An answer that is cut twice is asked for a third time, and only the whole one gets the result's name."""
+    Drain.size, Cutting.cuts = 2, 0
+    with serving(Cutting, authority) as port:
+        assert Run(port, folder)() is Status.COMPLETED
+    assert Cutting.cuts == 3 and (folder / "out.txt").read_bytes() == b"abc" * (1 << 19) and clean(folder)

@@ -62,7 +62,7 @@ class Run:
         good(API, "rm -rf /tmp/results && install -d -o misrc -g misrc /tmp/results")
         command = f"cd /tmp/results && /usr/local/bin/misrc run asking {program} {' '.join(words)} --new --json"
         # Programs of containers get no controlling terminal here, so nothing but the test ends it.
-        account = ["setpriv", "--reuid", "misrc", "--regid", "misrc", "--init-groups", "env", "LANG=C.UTF-8"]
+        account = ["setpriv", "--reuid", "misrc", "--regid", "misrc", "--init-groups", "env", "LANG=C.UTF-8", "HOME=/nonexistent"]
         self.process = subprocess.Popen(
             ["podman", "exec", f"{PREFIX}-api", *account, "sh", "-c", command],
             stdout=subprocess.PIPE,

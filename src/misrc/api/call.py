@@ -24,6 +24,16 @@ JSON = b"application/json"
 MAX_QUERY = 2048
 LARGE_BODY = 4 << 20
 RETRY_SECONDS = b"5"
+_SINGLE = {
+    b"host",
+    b"authorization",
+    b"content-type",
+    b"content-length",
+    b"transfer-encoding",
+    b"range",
+    b"if-range",
+    b"expect",
+}
 _SAFE_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
 
 
@@ -95,17 +105,7 @@ class Call:
 
     def check(self) -> None:
         """Refuse what is ambiguous before anything acts on it."""
-        doubtful = {
-            b"host",
-            b"transfer-encoding",
-            b"authorization",
-            b"content-type",
-            b"content-length",
-            b"range",
-            b"expect",
-        }
-        doubtful |= {name for name in self.duplicates if name.startswith((b"upload-", b"misrc-", b"repr-"))}
-        if doubtful & self.duplicates:
+        if any(name in _SINGLE or name.startswith((b"upload-", b"misrc-", b"repr-")) for name in self.duplicates):
             raise malformed("a header stands twice")
         if b"host" not in self.headers:
             raise malformed("the Host header is missing")

@@ -100,7 +100,8 @@ class ApiClient:
     def ask(self, kind: type[T], method: str, path: str, body: object = None, wait: float = 0.0) -> T:
         """One call with a JSON body, answered by JSON of a declared type."""
         data = None if body is None else dump_json(_compact(encode(body)))
-        most = api.MAX_DOCUMENT_BODY_BYTES if kind is api.Documents else api.MAX_BODY_BYTES
+        # A job names all its results, and its documents their hashes: both may be many.
+        most = api.MAX_DOCUMENT_BODY_BYTES
         with self._bounded(CALL_SECONDS + wait):
             answer = self._call(method, path, {"Content-Type": "application/json"} if data else {}, data, wait)
             return self._decode(kind, self._read(answer, most))

@@ -124,7 +124,7 @@ class LegacyClient:
             headers["Content-Length"] = str(len(body))
         try:
             # A server that refuses a long body says why before it hangs up.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            with contextlib.suppress(ConnectionError, ssl.SSLEOFError):
                 connection.request(rendered.method, rendered.target, None if body is None else _content(body), headers)
             return connection.getresponse()
         except (http.client.HTTPException, OSError) as error:

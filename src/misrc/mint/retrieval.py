@@ -191,8 +191,9 @@ def _deliver(link: Link, record: MintJob, arriving: Path, manifest: Manifest) ->
 
 def _replace_empty(results: Path, arriving: Path) -> bool:
     """Let the folder of arrived files become the results folder: one rename. False: it cannot, or holds folders."""
-    if arriving.parent == results or any(entry.is_dir(follow_symlinks=False) for entry in os.scandir(arriving)):
-        return False
+    with os.scandir(arriving) as entries:
+        if arriving.parent == results or any(entry.is_dir(follow_symlinks=False) for entry in entries):
+            return False
     arriving.chmod(stat.S_IMODE(results.stat().st_mode))
     try:
         arriving.rename(results)
