@@ -111,6 +111,14 @@ def parse(parser: argparse.ArgumentParser, words: list[str]) -> str:
     return ""
 
 
+def strip_first_options(text: str) -> str:
+    """The words of `misrc-site.pyz` without the options before its command, which site/main.py reads by itself."""
+    known = re.findall(r"\"(--[a-z]+)\"", (ROOT / "src/misrc/site/main.py").read_text(encoding="utf-8"))
+    while (match := re.match(r"(--[a-z]+) +", text)) and match[1] in known:
+        text = re.sub(r"^DIR +", "", text[match.end() :])
+    return text
+
+
 def mention(parser: argparse.ArgumentParser, text: str) -> str:
     """What is wrong with a command as running text names it: `misrc site rotate SITE [--finish | --abort]`.
 
