@@ -73,7 +73,7 @@ ELSEWHERE = {
     "sub/a.key": "an example of what a pattern covers",
     "host_vars/": "a folder of an inventory",
     "host_vars": "a folder of an inventory",
-    "misrc-tend.timer": "mint_node makes it",
+    "misrc-*.timer": "a role makes it",
     "misrc-*.service": "a role makes it",
     ".bashrc": "a home directory",
     "*/ssh_host_ed25519_key.pub": "a host",
@@ -109,6 +109,14 @@ def parse(parser: argparse.ArgumentParser, words: list[str]) -> str:
     except SystemExit as end:
         return "" if end.code == 0 else said.getvalue().strip().splitlines()[-1]
     return ""
+
+
+def strip_first_options(text: str) -> str:
+    """The words of `misrc-site.pyz` without the options before its command, which site/main.py reads by itself."""
+    known = re.findall(r"\"(--[a-z]+)\"", (ROOT / "src/misrc/site/main.py").read_text(encoding="utf-8"))
+    while (match := re.match(r"(--[a-z]+) +", text)) and match[1] in known:
+        text = re.sub(r"^DIR +", "", text[match.end() :])
+    return text
 
 
 def mention(parser: argparse.ArgumentParser, text: str) -> str:

@@ -192,7 +192,8 @@ def wrong_mentions(page: Page) -> list[str]:
         if code.startswith("misrc "):
             wrong = spelling.mention(spelling.misrc_parser(), code.removeprefix("misrc ").split(" || ")[0])
         elif code.startswith("misrc-site.pyz "):
-            wrong = spelling.mention(spelling.site_parser(), code.removeprefix("misrc-site.pyz "))
+            words = spelling.strip_first_options(code.removeprefix("misrc-site.pyz "))
+            wrong = spelling.mention(spelling.site_parser(), words)
         elif re.match("--[a-z]", code):
             option = re.split(r"[ =]", code)[0]
             wrong = "" if option in ours or option in spelling.FOREIGN else "no such option"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import enum
+import json
 import re
 import sys
 import typing
@@ -31,6 +32,7 @@ from misrc.job.policy import JobKey, Limits, Policy, ProgramRule
 from misrc.job.states import JobState, Outcome
 from misrc.mint.messages import MESSAGES
 from misrc.site import desk
+from misrc.wire.api import ApiError
 from misrc.wire.grammar import MAX_WAIT_SECONDS, Verb
 from misrc.wire.refusals import Refusal
 
@@ -94,6 +96,7 @@ class Writer:
             self._grammar(),
             self._refusals(),
             self._states(),
+            self._api(),
         ]
         return "\n".join(line for part in parts for line in part).rstrip("\n") + "\n"
 
@@ -210,6 +213,28 @@ class Writer:
             lines += [" → ".join(f"`{item.value}`" for item in kind) if kind is JobState else _list(kind), ""]
         text = "[operations.md](operations.md) says what each means and what to do."
         return [*lines, self.say(text), ""]
+
+    def _api(self) -> list[str]:
+        document = json.loads((ROOT / "docs/openapi.json").read_text(encoding="utf-8"))
+        calls = (
+            (f"`{method.upper()} {path}`", self.say(call["summary"]), _scope(call))
+            for path, methods in document["paths"].items()
+            for method, call in methods.items()
+        )
+        errors = ((f"`{error.value}`", f"{error.status}", self._yes(error.transient)) for error in ApiError)
+        return [
+            f"## {self.say('Calls of the API')}",
+            "",
+            *self._table("call", "meaning", "scope", rows=calls),
+            *self._table("error", "HTTP status", "may pass by itself", rows=errors),
+        ]
+
+    def _yes(self, value: bool) -> str:
+        return self.say("yes") if value else "–"
+
+
+def _scope(call: dict[str, Any]) -> str:
+    return ", ".join(re.findall(r"`[a-z]+`", call["description"]))
 
 
 def _list(kind: type[enum.Enum]) -> str:
