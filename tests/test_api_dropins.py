@@ -221,7 +221,7 @@ def test_a_job_survives_the_servers_death(dropin: DropIn, folder: Path) -> None:
 
 
 def test_a_changed_ini_file_is_seen_while_it_runs(dropin: DropIn, folder: Path) -> None:
-    """A new command is taken, and an old one no more, without a restart."""
+    """A new command is taken, and an old one no more, without a restart; a wrong file leaves things as they were."""
     caller = Caller("http://127.0.0.1", dropin.token("workflow"), dropin.port)
     info = {
         "remote-site": predecessors.SITE, "parameters": "", "parameter_files": {},
@@ -236,6 +236,9 @@ def test_a_changed_ini_file_is_seen_while_it_runs(dropin: DropIn, folder: Path) 
     dropin.ini("/new/run")
     eventually(lambda: taken("/new/run"), what="the new command")
     assert not taken(folder / "run.sh")
+    (folder / "mi_distributed_computing_assist.ini").write_text("[DEFAULT]\ncommands = /bin/sh\n[RemoteSites]\n")
+    eventually(lambda: "stays in force" in (folder / "log").read_text() or taken("x"), what="the wrong file is seen")
+    assert taken("/new/run") and not taken("/bin/sh")
 
 
 def test_where_the_ini_file_and_the_jobs_lie(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
