@@ -10,10 +10,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import overhead
+import start_delay
 import throughput
 import waiting
 
-BENCHES = {"ssh-overhead": overhead.measure, "ssh-throughput": throughput.measure, "waiting": waiting.measure}
+BENCHES = {
+    "ssh-overhead": overhead.measure,
+    "ssh-throughput": throughput.measure,
+    "start-delay": start_delay.measure,
+    "waiting": waiting.measure,
+}
 
 
 def main() -> int:

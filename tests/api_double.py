@@ -242,13 +242,12 @@ class Server(ThreadingHTTPServer):
         super().__init__(*words)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        self.links.append(request)
-        try:
+        with contextlib.suppress(OSError):
             if self.context is not None:
                 request = self.context.wrap_socket(request, server_side=True)
-            super().finish_request(request, client_address)
-        except OSError:
-            request.close()
+            with request:
+                self.links.append(request)
+                super().finish_request(request, client_address)
 
     def cut_all(self) -> None:
         for link in self.links:

@@ -212,21 +212,21 @@ class Api:
         finally:
             connection.close()
 
-    def raw(self, data: bytes, seconds: float = 10, half_close: bool = False) -> bytes:
+    def stream(self, seconds: float = 10) -> socket.socket:
+        """A connection, with TLS where the server has it."""
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=seconds)
+        if self.config["tls"] is None:
+            return plain
+        return self.context.wrap_socket(plain, server_hostname="localhost")
+
+    def raw(self, data: bytes, seconds: float = 10) -> bytes:
         """All that comes back for these bytes, until the server closes or is silent."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as plain:
-            stream = plain
-            if self.config["tls"] is not None:
-                stream = self.context.wrap_socket(plain, server_hostname="localhost")
-            stream.settimeout(seconds)
-            found = b""
-            with contextlib.suppress(OSError):
-                stream.sendall(data)
-                if half_close:
-                    plain.shutdown(socket.SHUT_WR)
-                while piece := stream.recv(65536):
-                    found += piece
-            return found
+        found = b""
+        with self.stream(seconds) as stream, contextlib.suppress(OSError):
+            stream.sendall(data)
+            while piece := stream.recv(65536):
+                found += piece
+        return found
 
     # -- a job's way ----------------------------------------------------------------------------------------------
 

@@ -67,6 +67,12 @@ class DoubleJob:
     documents: api.Documents = dataclasses.field(default_factory=api.Documents)
     log: bytes = b""
     starts: int = 0
+    evil: str | None = None
+
+    @property
+    def asked(self) -> str:
+        """The spec that the site was asked for: MInt's, unless the server made up another."""
+        return self.evil or self.submission.spec
 
 
 class Refuse(Exception):
@@ -154,7 +160,7 @@ class ServerDouble:
         receipt = Receipt(
             site=held.spec.site,
             job=held.spec.job,
-            spec=hashlib.sha256(held.submission.spec.encode()).hexdigest(),
+            spec=hashlib.sha256(held.asked.encode() + b"\n").hexdigest(),
             inputs=hashlib.sha256(held.inputs).hexdigest(),
             program="0" * 64,
             outputs=hashlib.sha256(document).hexdigest(),

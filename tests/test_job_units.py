@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -308,3 +309,57 @@ def test_results_are_closed_until_their_leaving_is_on_record(pair: Pair, tmp_pat
     assert as_door("cat", f"{folder}/work") != 0
     assert as_door("sh", "-c", f"echo x >{folder}/job.json") != 0
     assert as_door("touch", f"{folder}/new") != 0
+
+
+FORGE = """
+import hashlib, os, sys
+sys.path.insert(0, sys.argv[1])
+from misrc.job.spec import JobSpec
+from misrc.job.states import JobState
+from misrc.site import files, jobs
+root = os.open("/var/lib/misrc/jobs", os.O_RDONLY)
+spec = JobSpec(sys.argv[2], "deployed", "hello", manifest=hashlib.sha256(b"").hexdigest(), issued=int(sys.argv[3]))
+job = jobs.create_job(root, "/var/lib/misrc/jobs", spec, [], sys.argv[4])
+files.write_record(job.folder, "inputs.jsonl", sys.argv[5].encode())
+job.advance(JobState.STAGED, JobState.QUEUED)
+"""
+
+
+def test_p21_a_door_cannot_make_work(pair: Pair) -> None:
+    """Where signatures are asked for, the runner starts nothing that a taken-over door made, also after a boot."""
+    key = pair.mint.run(*_misrc(pair, "signing-key", "make")).stdout.strip()
+    policy = json.loads(pair.site.sh("cat /etc/misrc/policy.json"))
+    pair.site.write("/root/policy.json", json.dumps({**policy, "require_signature": [key]}))
+    pair.site.sh("cp -p /etc/misrc/policy.json /root/policy.before; cat /root/policy.json >/etc/misrc/policy.json")
+    own = ("setpriv", "--reuid", "misrc", "--regid", "misrc", "--clear-groups", "/usr/bin/python3", "-c")
+    ask = (
+        "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect('/run/misrc/runner.sock'); "
+        "s.sendall((sys.argv[1]+chr(10)).encode()); print(s.recv(65536).decode())"
+    )
+    code = pair.site.sh("ls -d /usr/libexec/misrc/misrc-site.pyz").strip()
+    now = str(int(time.time()))
+    try:
+        refused, _ = _run(pair, "hello")
+        assert refused.returncode == 3 and "signed" in refused.stderr, refused
+        forged = []
+        for signature, inputs in (("none", ""), ("none", '{"name":"x"}\n')):
+            job = str(uuid.uuid4())
+            forged.append(job)
+            pair.site.run(*own, FORGE, code, job, now, signature, inputs)
+            answer = json.loads(pair.site.run(*own, ask, json.dumps({"do": "run", "job": job})).stdout)
+            assert answer["denied"] == "E16", answer
+        pair.site.run("systemctl", "start", "misrc-recover.service")
+        for job in forged:
+            assert pair.site.sh(f"systemctl is-active misrc-supervisor@{job} || :").strip() == "inactive"
+            assert pair.site.sh(f"stat -c %U /var/lib/misrc/jobs/{job}").strip() == "misrc"
+            pair.site.sh(f"rm -r /var/lib/misrc/jobs/{job}")
+        text = pair.mint.sh("cat /root/inventory/host_vars/deployed.yml")
+        pair.mint.write(
+            "/root/inventory/host_vars/deployed.yml", text.replace("  id: deployed", "  signed: true\n  id: deployed")
+        )
+        _works(pair)
+        last = next(r["job"] for r in reversed(pair.ledger()) if r["event"] == "end")
+        assert pair.site.sh(f"stat -c %U /var/lib/misrc/jobs/{last}/spec.json").strip() == "root"
+    finally:
+        pair.site.sh("cat /root/policy.before >/etc/misrc/policy.json")
+        _declare(pair)

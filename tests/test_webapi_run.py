@@ -17,6 +17,7 @@ from server_double import TOKEN, DoubleJob, Handler, ServerDouble, make_certific
 from webmint import WebMint, make_web_mint
 
 from misrc.job.states import JobState, Outcome
+from misrc.mint import api_client
 from misrc.wire import api
 
 MIB = 1 << 20
@@ -87,8 +88,17 @@ def test_large_files_go_both_ways(server: ServerDouble, mint: WebMint) -> None:
     assert only(server).spec.manifest is not None
 
 
+def test_a_job_may_have_many_results(server: ServerDouble, mint: WebMint) -> None:
+    """What names thousands of results is longer than an ordinary answer, and is read all the same."""
+    many = {f"{'n' * 200}{number}": b"" for number in range(15_000)}
+    server.program = lambda job: {"out.dat": b"one of many", **many}
+    done = mint.command("run", "test-site", "noop", "--results", "out")
+    assert done.returncode == 0, done.stderr
+    assert (mint.root / "out/out.dat").read_bytes() == b"one of many"
+
+
 @pytest.mark.parametrize("seed", range(6))
-def test_h_cuts_lose_nothing(server: ServerDouble, mint: WebMint, seed: int) -> None:
+def test_p26_cuts_lose_nothing(server: ServerDouble, mint: WebMint, seed: int) -> None:
     """P26: cut at seeded byte offsets while uploading and downloading: it goes on there, and the program runs once."""
     server.program = joined
     chance = random.Random(seed)
@@ -114,7 +124,7 @@ def test_h_cuts_lose_nothing(server: ServerDouble, mint: WebMint, seed: int) -> 
     assert resumed, "the upload went on where it was cut"
 
 
-def test_a_lost_answer_to_each_call_loses_nothing(server: ServerDouble, mint: WebMint) -> None:
+def test_p26_a_lost_answer_to_each_call_loses_nothing(server: ServerDouble, mint: WebMint) -> None:
     """Every kind of call is done, and its answer lost, once: the same job ends well, started once."""
     server.program = joined
     (mint.root / "in.bin").write_bytes(b"x" * (2 * MIB))
@@ -230,10 +240,24 @@ def test_receipts_are_checked_as_over_ssh(server: ServerDouble, mint: WebMint, t
     assert mint.command("run", "test-site", "noop", "--results", "other").returncode == 0
 
 
+def test_p21_a_server_that_asked_for_something_else_is_found_out(server: ServerDouble, mint: WebMint) -> None:
+    """The site's receipt names the spec that it was asked for: another one than MInt's is no result of this job."""
+
+    def swap(job: DoubleJob) -> dict[str, bytes]:
+        job.evil = job.submission.spec.replace('"words":"x"', '"words":"y"')
+        assert job.evil != job.submission.spec
+        return {"out.dat": b"of another job"}
+
+    server.program = swap
+    done = mint.command("run", "test-site", "copy", "--results", "out")
+    assert done.returncode == 7 and "spec" in done.stderr, done.stderr
+    assert not (mint.root / "out/out.dat").exists()
+
+
 # -- a server that is not as it should be ---------------------------------------------------------------------------
 
 
-def test_h_another_certificate_gets_no_token(server: ServerDouble, mint: WebMint, tmp_path: Path) -> None:
+def test_p24_another_certificate_gets_no_token(server: ServerDouble, mint: WebMint, tmp_path: Path) -> None:
     """P24: the TLS identity decides; without it not a byte of the token is sent, and trying again is not tried."""
     mint.declaration["api"]["ca"] = str(make_certificates(tmp_path / "other-ca"))
     mint.declare()
@@ -245,7 +269,7 @@ def test_h_another_certificate_gets_no_token(server: ServerDouble, mint: WebMint
     assert mint.command("run", "test-site", "noop", "--results", "out").returncode == 0
 
 
-def test_h_redirects_are_not_followed(server: ServerDouble, mint: WebMint, tmp_path: Path) -> None:
+def test_p13_redirects_are_not_followed(server: ServerDouble, mint: WebMint, tmp_path: Path) -> None:
     """P13: a redirection is no answer of the protocol; the token goes to the declared host only."""
     other = ServerDouble(tmp_path / "other")
 
@@ -260,14 +284,14 @@ def test_h_redirects_are_not_followed(server: ServerDouble, mint: WebMint, tmp_p
     other.close()
 
 
-def test_h_proxies_of_the_environment_are_ignored(server: ServerDouble, mint: WebMint) -> None:
+def test_p23_proxies_of_the_environment_are_ignored(server: ServerDouble, mint: WebMint) -> None:
     """P23: HTTPS_PROXY, ALL_PROXY and .netrc are not heeded."""
     mint.environment |= {"HTTPS_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9"}
     assert mint.command("run", "test-site", "noop", "--results", "out").returncode == 0
 
 
 @pytest.mark.parametrize("code", [api.ApiError.BUSY, api.ApiError.PAUSED, api.ApiError.FULL, api.ApiError.INTERNAL])
-def test_h_a_server_that_cannot_now_is_asked_again(server: ServerDouble, mint: WebMint, code: api.ApiError) -> None:
+def test_p15_a_server_that_cannot_now_is_asked_again(server: ServerDouble, mint: WebMint, code: api.ApiError) -> None:
     """P15: each call is put off once, with an absurd Retry-After: it is tried again soon, and nothing is lost."""
     seen: set[str] = set()
 
@@ -286,7 +310,7 @@ def test_h_a_server_that_cannot_now_is_asked_again(server: ServerDouble, mint: W
 
 
 @pytest.mark.parametrize("status", [100, 204, 302, 400, 404, 418, 500, 502, 599])
-def test_h_odd_answers_end_cleanly(server: ServerDouble, mint: WebMint, status: int) -> None:
+def test_p15_odd_answers_end_cleanly(server: ServerDouble, mint: WebMint, status: int) -> None:
     """P15: an answer outside the protocol is an error of one line, in bounded time; the same call then works."""
     mint.declaration["retry"] = {"count": 1, "interval": 0.1}
     mint.declare()
@@ -305,7 +329,7 @@ def test_h_odd_answers_end_cleanly(server: ServerDouble, mint: WebMint, status: 
     assert mint.command("run", "test-site", "noop", "--results", "out").returncode == 0
 
 
-def test_h_a_refused_token_is_said_once(server: ServerDouble, mint: WebMint) -> None:
+def test_a_refused_token_is_said_once(server: ServerDouble, mint: WebMint) -> None:
     """A wrong token is final at once, and no message, log or process list repeats a token."""
     mint.write_token("wrong-" + TOKEN)
     done = mint.command("run", "test-site", "noop", "--results", "out")
@@ -372,3 +396,68 @@ def test_a_server_that_went_away_is_waited_for(server: ServerDouble, mint: WebMi
     server.fault = None
     server.held.set()
     assert end_of(process) == 0
+
+
+# -- the commands of a site's life ----------------------------------------------------------------------------------
+
+
+def test_check_says_what_it_can_know(server: ServerDouble, mint: WebMint) -> None:
+    """`site check` asks the server with the token, and says that nothing can be tried at a site without a port."""
+    found = json.loads(mint.command("site", "check", "test-site", "--json").stdout)
+    verdicts = {one["name"]: one["verdict"] for one in found["findings"]}
+    assert verdicts == {"agreement": "ok", "server": "ok", "receipts": "warn", "gate": "skipped"}
+    mint.write_token("wrong")
+    failed = mint.command("site", "check", "test-site")
+    assert failed.returncode != 0 and "token" in failed.stdout
+    assert server.jobs == {}
+
+
+def test_show_and_rotate_know_no_ssh(mint: WebMint) -> None:
+    """`site show` implies no file of SSH, and `site rotate` says what is changed instead."""
+    shown = mint.command("site", "show", "test-site", "--json")
+    assert shown.returncode == 0 and json.loads(shown.stdout)["files"] == []
+    rotated = mint.command("site", "rotate", "test-site")
+    assert rotated.returncode == 2 and "token" in rotated.stderr
+
+
+def test_add_declares_what_runs(server: ServerDouble, mint: WebMint) -> None:
+    """`site add --api-url` writes a declaration that works with a token where it says; no key is made."""
+    words = ["site", "add", "new-site", "--api-url", server.url, "--api-ca", str(server.ca), "--program", "noop"]
+    refused = mint.command(*words, "--address", "gw.example.jp")
+    assert refused.returncode == 2 and "--address" in refused.stderr
+    told = json.loads(mint.command(*words, "--api-user", "mint", "--json").stdout)
+    assert "agent --site new-site" in told["tokens"][0] and "--agent agent.json" in told["install"]
+    Path(told["identity"]).write_text(TOKEN)
+    Path(told["identity"]).chmod(0o600)
+    done = mint.command("run", "new-site", "noop", "--results", "out")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in mint.token_file.parent.iterdir()) == ["new-site.token", "test-site.token"]
+
+
+def test_retire_destroys_the_token(mint: WebMint) -> None:
+    """`site retire` ends with a webapi site: its record stays, its token does not."""
+    done = mint.command("site", "retire", "test-site", "--reason", "over")
+    assert done.returncode == 0, done.stderr
+    assert not mint.token_file.exists()
+    assert (mint.root / "retired/test-site/record.json").is_file()
+    assert mint.command("run", "test-site", "noop").returncode == 2
+
+
+def test_p27_an_answer_that_never_ends_is_cut(server: ServerDouble, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that sends something again and again, and never an answer, does not hold a call beyond its bound."""
+    monkeypatch.setattr(api_client, "CALL_SECONDS", 1.0)
+    client = api_client.ApiClient(server.url, str(server.ca), TOKEN)
+    assert client.ask(api.JobList, "GET", "/jobs") == api.JobList(), "the control"
+
+    def fault(handler: Handler) -> bool:
+        for _ in range(300):
+            handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            time.sleep(0.1)
+        return True
+
+    server.fault = fault
+    began = time.monotonic()
+    with pytest.raises(api_client.ApiCut):
+        client.ask(api.JobList, "GET", "/jobs")
+    assert time.monotonic() - began < 15
+    client.close()

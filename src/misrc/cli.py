@@ -157,6 +157,13 @@ def _add_site_options(command: argparse.ArgumentParser) -> None:
         ("--proxy-jump", "HOST", "a jump host: [user@]host[:port]"),
         ("--jump-host-key", "FILE", "the jump host's own host keys"),
         ("--socks4", "HOST:PORT", "a SOCKS4 proxy"),
+        (
+            "--api-url",
+            "URL",
+            "for a site that opens no port: MInt's API server, instead of all of the above but --receipt-key",
+        ),
+        ("--api-user", "NAME", "whose jobs that site's agent takes (the site's id)"),
+        ("--api-ca", "FILE", "the CA that signed the API server's certificate"),
         ("--valid-until", "DAY", "no new jobs after this day (YYYY-MM-DD)"),
         ("--contact-site", "TEXT", "whom to ask there"),
         ("--contact-mint", "TEXT", "whom to ask here"),
@@ -168,6 +175,7 @@ def _add_site_options(command: argparse.ArgumentParser) -> None:
         ("--from", "sources", "NET", "the address or network that MInt comes from"),
     ):
         command.add_argument(word, dest=to, metavar=name, action="append", default=[], help=text)
+    command.add_argument("--signed", action="store_true", help="sign its jobs: its policy has require_signature")
     command.add_argument("--dry-run", action="store_true", help="show everything, write nothing")
 
 
@@ -262,9 +270,7 @@ def _store_restore(options: argparse.Namespace) -> int:
 def _token_add(options: argparse.Namespace) -> int:
     from .api.commands import add
 
-    return add(
-        options.config, options.name, options.user, options.scopes, options.sites, options.expires, options.take
-    )
+    return add(options.config, options.name, options.user, options.scopes, options.sites, options.expires, options.take)
 
 
 def _token_list(options: argparse.Namespace) -> int:

@@ -76,6 +76,21 @@ def test_each_site_has_a_key_of_its_own() -> None:
     assert len({good(f"cat /etc/misrc/keys/{site}.pub").split()[1] for site in SITES}) == len(SITES)
 
 
+def test_a_site_without_a_port_has_nothing_of_ssh() -> None:
+    """The declaration of a webapi site is there, and no job key, no ssh_config and no known_hosts belong to it."""
+    assert "webapi" in good("cat /etc/misrc/inventory/host_vars/company-c.yml", "misrc")
+    assert good("ls /etc/misrc/keys /etc/misrc/ssh").count("company-c") == 0
+
+
+def test_the_signing_key_is_there_for_the_account() -> None:
+    """A site with `signed` brings the key that signs jobs; the account uses it and cannot change it."""
+    key = "/etc/misrc/keys/spec_key"
+    assert good(f"stat -c '%a %U' {key}").split() == ["400", "misrc"]
+    assert good("HOME=/nonexistent /usr/local/bin/misrc signing-key", "misrc").startswith("ssh-ed25519 ")
+    assert run(f"rm -f {key}", "misrc").rc != 0
+    assert run(f"cat {key}", "nobody").rc != 0
+
+
 def test_secrets_of_the_controllers_inventory_stay_there() -> None:
     """What else the controller's file holds, a password and the site's policy, is nowhere on the node."""
     assert "univ-a.example" in good("grep -r . /etc/misrc/inventory")
@@ -89,6 +104,8 @@ def test_misrc_reads_the_declarations_and_agrees_with_the_ssh_files() -> None:
         "from misrc.declare.inventory import load_sites\n"
         "from misrc.declare import node, ssh\n"
         "for site in load_sites(Path('/etc/misrc/inventory')).values():\n"
+        "    if site.method == 'webapi':\n"
+        "        continue\n"
         "    base = Path('/etc/misrc/ssh')\n"
         "    assert (base / f'{site.id}.conf').read_text() == node.render_node_config(site, '/etc/misrc')\n"
         "    assert (base / f'{site.id}.known_hosts').read_text() == ssh.render_known_hosts(site)\n"

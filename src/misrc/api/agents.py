@@ -80,9 +80,7 @@ async def end_claim(service: Service, who: Who, call: Call, job: str) -> Answer:
     said = await call.value(api.End, api.MAX_DOCUMENT_BODY_BYTES)
     ending = await asyncio.to_thread(claims.prepare_end, said)
     whose = asker(service, who)
-    told = await service.database.write(
-        "end", lambda tx: claims.end(tx, whose, job, ending, service.returnable)
-    )
+    told = await service.database.write("end", lambda tx: claims.end(tx, whose, job, ending, service.returnable))
     return answer_value(told)
 
 

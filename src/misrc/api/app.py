@@ -15,13 +15,14 @@ from ..wire import api
 from ..wire.api import ApiError
 from . import routes
 from .call import Answer, Call, Gone, Receive, Send, answer_refusal
+from .old_calls import OldFace
+from .old_sites import HANDLERS
 from .problems import Refused, unknown
 from .service import Service
 
 LOG = logging.getLogger("misrc.api")
 ACCESS = logging.getLogger("misrc.access")
 V2 = api.V2.encode()
-BASE = api.BASE.encode() + b"/"
 HEALTH = V2 + b"/health"
 _FIXED = [(b"x-content-type-options", b"nosniff")]
 
@@ -32,7 +33,7 @@ class Application:
     def __init__(self, service: Service) -> None:
         self.service = service
         self._hosts = {name.encode() for name in service.server.hosts}
-        self._old: Any = None
+        self._old = OldFace(service, HANDLERS)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """One event of the server."""
@@ -91,8 +92,8 @@ class Application:
             if call.path == HEALTH:
                 return health(call)
             return await self._dispatch_v2(call, note)
-        if self._old is not None and call.path.startswith(BASE):
-            return await self._old(call, note)  # type: ignore[no-any-return]
+        if self._old.knows(call.path):
+            return await self._old.answer(call, note)
         await self.service.access.find(call)
         raise unknown()
 

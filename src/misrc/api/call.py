@@ -24,6 +24,16 @@ JSON = b"application/json"
 MAX_QUERY = 2048
 LARGE_BODY = 4 << 20
 RETRY_SECONDS = b"5"
+_SINGLE = {
+    b"host",
+    b"authorization",
+    b"content-type",
+    b"content-length",
+    b"transfer-encoding",
+    b"range",
+    b"if-range",
+    b"expect",
+}
 _SAFE_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
 
 
@@ -95,12 +105,12 @@ class Call:
 
     def check(self) -> None:
         """Refuse what is ambiguous before anything acts on it."""
-        doubtful = {b"host", b"authorization", b"content-type", b"content-length", b"range", b"expect"}
-        doubtful |= {name for name in self.duplicates if name.startswith((b"upload-", b"misrc-", b"repr-"))}
-        if doubtful & self.duplicates:
+        if any(name in _SINGLE or name.startswith((b"upload-", b"misrc-", b"repr-")) for name in self.duplicates):
             raise malformed("a header stands twice")
         if b"host" not in self.headers:
             raise malformed("the Host header is missing")
+        if self.headers.get(b"transfer-encoding", b"chunked").strip().lower() != b"chunked":
+            raise malformed("the body's transfer coding is not taken")
         if b"content-encoding" in self.headers:
             raise Refused(ApiError.MEDIA_TYPE, "compressed bodies are not taken")
         if not all(_SAFE_NAME.fullmatch(name) for name in self.headers):

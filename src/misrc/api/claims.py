@@ -257,4 +257,3 @@ def _keep_small(tx: Transaction, job: str, new: dict[str, bytes]) -> None:
     ]
     records.add_files(tx, rows)
     tx.ring(job_topic(job))
-

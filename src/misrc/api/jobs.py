@@ -256,7 +256,8 @@ def view(
         inputs = records.list_files(connection, record.job, INPUT)
         if record.state.final:
             wanted = small and record.ending is not None
-            results = [f for f in records.list_files(connection, record.job, RESULT, content=wanted) if f.whole]
+            found = records.list_files(connection, record.job, RESULT, content=wanted)
+            results = [file for file in found if file.whole and not file.failed]
     contents = {file.name: file.content for file in results if file.content is not None}
     return api.Job(
         job=record.job,

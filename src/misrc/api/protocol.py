@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 protocol with bounds on a request's head: bytes, fields, and the time that it may take.
+"""uvicorn's HTTP/1.1 protocol with bounds on a request's head (bytes, fields, time) and on what a body's framing costs.
 
 Bodies are bounded where they are read (`call.py`). Connections have a cap of their own in the server's configuration.
 """
@@ -14,6 +14,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 MAX_LINE = 4 << 10
 MAX_HEAD = 16 << 10
 MAX_FIELDS = 64
+# Chunk sizes, extensions and trailers may cost as much as the body itself and this much more.
+MAX_OVERHEAD = 64 << 10
 
 
 class _TooLong(Exception):
@@ -31,7 +33,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(*values, **named)
         # An upgrade is never done, and nothing behind a message that ends the connection is ever looked at.
         self.parser = httptools.HttpRequestParser(self)
-        self._head = 0
+        self._head = self._wire = self._body = 0
         self._in_head = True
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -51,13 +53,17 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head += len(data)
             if self._deadline is None:
                 self._watch()
+        else:
+            self._wire += len(data)
         try:
             super().data_received(data)
         except _TooLong as error:
             self._refuse(error.status)
             return
-        if self._in_head and self._head > MAX_HEAD and self.transport is not None:
+        if self._in_head and self._head > MAX_HEAD:
             self._refuse(b"431 Request Header Fields Too Large")
+        elif self._wire > 2 * self._body + MAX_OVERHEAD + MAX_HEAD:
+            self._refuse(b"400 Bad Request")
 
     def on_message_begin(self) -> None:
         """A head begins."""
@@ -84,8 +90,13 @@ class BoundedProtocol(HttpToolsProtocol):
         """The head is here."""
         self._unwatch()
         self._in_head = False
-        self._head = 0
+        self._head = self._wire = self._body = 0
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Bytes of a body."""
+        self._body += len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The body is here; the next head may follow at any time."""

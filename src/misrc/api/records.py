@@ -16,6 +16,8 @@ from sqlalchemy import Connection, Select, delete, insert, select, update
 
 from ..job.codec import decode, dump_json, encode, parse_json
 from ..job.states import JobState, Outcome, check_transition
+from ..wire.legacy_files import MISSING_OUTPUT
+from ..wire.legacy_progress import Delivery
 from ..wire.replies import Progress
 from .bells import job_topic, site_topic
 from .database import Transaction
@@ -23,6 +25,7 @@ from .schema import FILES, JOBS
 
 INPUT, RESULT = "in", "out"
 MAX_REASON = 2000
+OLD_AGENT = "old:"  # how the holder's name begins where a client of the predecessor has taken a job
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Record:
     out_manifest: str | None
     receipt: str | None
     receipt_signature: str | None
+    delivery: Delivery | None
     old: str | None
     purged: bool
 
@@ -87,6 +91,19 @@ class FileRecord:
     content: bytes | None
     media: str | None
 
+    @property
+    def types(self) -> tuple[str, str] | None:
+        """The predecessor's two words, where a client of it sent the file."""
+        if self.media is None:
+            return None
+        first, second = parse_json(self.media.encode())
+        return str(first), str(second)
+
+    @property
+    def failed(self) -> bool:
+        """Whether this is the predecessor's word that there is no such result, and why."""
+        return self.types is not None and self.types[0] == MISSING_OUTPUT
+
 
 FILE_COLUMNS = tuple(f.name for f in dataclasses.fields(FileRecord))
 _PLAIN = {f.name for f in dataclasses.fields(Record)}
@@ -97,6 +114,7 @@ def _record(row: Any) -> Record:
     values["state"] = JobState(values["state"])
     values["cancel"], values["confirmed"] = bool(values["cancel"]), bool(values["confirmed"])
     values["purged"] = bool(values["purged"])
+    values["delivery"] = None if values["delivery"] is None else Delivery(values["delivery"])
     for key in ("outcome", "ending"):
         values[key] = None if values[key] is None else Outcome(values[key])
     if values["progress"] is not None:
@@ -107,7 +125,7 @@ def _record(row: Any) -> Record:
 def _column(value: Any) -> Any:
     if isinstance(value, Progress):
         return dump_json(encode(value)).decode()
-    if isinstance(value, (JobState, Outcome)):
+    if isinstance(value, (JobState, Outcome, Delivery)):
         return value.value
     return int(value) if isinstance(value, bool) else value
 

@@ -58,7 +58,14 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("HEAD", "/jobs/{job}/inputs/{name}", WORKFLOW, uploads.head_input),
     Route(
-        "PATCH", "/jobs/{job}/inputs/{name}", WORKFLOW, uploads.patch_input, bytes, api.LogOffset, (200, 201), (),
+        "PATCH",
+        "/jobs/{job}/inputs/{name}",
+        WORKFLOW,
+        uploads.patch_input,
+        bytes,
+        api.LogOffset,
+        (200, 201),
+        (),
         _PATCH,
     ),
     Route("POST", "/sites/{site}/poll", AGENT, agents.poll_site, api.Poll, api.Work),
@@ -67,12 +74,26 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/claims/{job}/log", AGENT, agents.post_log, bytes, api.LogOffset, query=("offset",), headers=_F),
     Route("GET", "/claims/{job}/inputs/{name}", AGENT, agents.get_input, None, bytes, (200, 206), (), ("Range", *_F)),
     Route(
-        "PUT", "/claims/{job}/results/{name}", AGENT, uploads.put_result, bytes, api.LogOffset, (200, 201), (),
+        "PUT",
+        "/claims/{job}/results/{name}",
+        AGENT,
+        uploads.put_result,
+        bytes,
+        api.LogOffset,
+        (200, 201),
+        (),
         (*_UPLOAD, *_F),
     ),
     Route("HEAD", "/claims/{job}/results/{name}", AGENT, uploads.head_result, headers=_F),
     Route(
-        "PATCH", "/claims/{job}/results/{name}", AGENT, uploads.patch_result, bytes, api.LogOffset, (200, 201), (),
+        "PATCH",
+        "/claims/{job}/results/{name}",
+        AGENT,
+        uploads.patch_result,
+        bytes,
+        api.LogOffset,
+        (200, 201),
+        (),
         (*_PATCH, *_F),
     ),
 )
@@ -118,5 +139,3 @@ def _no_such_call() -> Refused:
     refused = unknown()
     refused.message = "there is no such call"
     return refused
-
-

@@ -46,6 +46,7 @@ JOBS = Table(
     Column("out_manifest", Text),
     Column("receipt", Text),
     Column("receipt_signature", Text),
+    Column("delivery", Text),  # what of the files has moved, where a client of the predecessor moves them
     Column("old", Text),  # what a client of the predecessor registered, without the files
     Column("purged", Integer, nullable=False),  # its files are gone from the spool
 )
@@ -102,7 +103,8 @@ _FIRST = (
     manifest TEXT, state TEXT NOT NULL, outcome TEXT, reason TEXT, since {real} NOT NULL, created {real} NOT NULL,
     version BIGINT NOT NULL, released {real}, cancel INTEGER NOT NULL, agent TEXT, fence BIGINT NOT NULL, lease {real},
     confirmed INTEGER NOT NULL, progress TEXT, log_bytes BIGINT NOT NULL, ending TEXT, ending_reason TEXT,
-    ending_since {real}, out_manifest TEXT, receipt TEXT, receipt_signature TEXT, old TEXT, purged INTEGER NOT NULL)""",
+    ending_since {real}, out_manifest TEXT, receipt TEXT, receipt_signature TEXT, delivery TEXT, old TEXT,
+    purged INTEGER NOT NULL)""",
     "CREATE INDEX jobs_by_site ON jobs (site, owner, state)",
     "CREATE INDEX jobs_by_owner ON jobs (owner, number)",
     "CREATE INDEX jobs_by_state ON jobs (state)",

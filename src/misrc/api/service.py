@@ -35,6 +35,7 @@ class Times:
     legacy: float
     legacy_claim: float
     legacy_results: float
+    legacy_abnormal: float
     fetched: float
     ended: float
 

@@ -140,5 +140,3 @@ def serve(path: Path) -> int:
         signal.signal(signal.SIGHUP, lambda _signal, _frame: None)
         running.run(sockets=sockets)
     return 0
-
-

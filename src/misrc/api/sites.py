@@ -46,9 +46,7 @@ class DeclaredSite:
 
 def declared_site(interface: Interface) -> DeclaredSite:
     """What the server needs of a declaration."""
-    commands = {
-        program.command: name for name, program in interface.programs.items() if program.command is not None
-    }
+    commands = {program.command: name for name, program in interface.programs.items() if program.command is not None}
     return DeclaredSite(
         interface.id,
         interface.api_user,
@@ -97,9 +95,7 @@ def merge_ini(sites: dict[str, DeclaredSite], ini: dict[str, tuple[str, ...]]) -
         site = known or DeclaredSite(site_id_of(name), names=(name,))
         new = {command: program_name_of(command) for command in commands if command not in site.commands}
         programs = {program: ProgramInterface(command=command) for command, program in new.items()}
-        merged[site.id] = replace(
-            site, commands={**site.commands, **new}, programs={**programs, **site.programs}
-        )
+        merged[site.id] = replace(site, commands={**site.commands, **new}, programs={**programs, **site.programs})
     return merged
 
 

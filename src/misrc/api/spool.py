@@ -112,6 +112,13 @@ class Spool:
         finally:
             os.close(descriptor)
 
+    def flush(self, folder: Path) -> None:
+        """What was renamed in a folder is on disk."""
+        try:
+            _flush_folder(folder)
+        except OSError as error:
+            raise storage(error) from None
+
     def remove(self, job: str) -> None:
         """Delete all that a job has here; nothing there is fine."""
         shutil.rmtree(self.folder(job), ignore_errors=True)

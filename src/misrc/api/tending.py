@@ -15,6 +15,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from ..job.codec import dump_json, encode
 from ..job.states import JobState, Outcome
 from ..wire import api
+from ..wire.legacy_progress import Delivery
 from . import records
 from .bells import site_topic
 from .database import Transaction
@@ -31,7 +32,6 @@ KEPT_CHANGES = 10_000
 BATCH = 200
 LOG = logging.getLogger("misrc.api")
 
-OLD_AGENT = "old:"  # the holder's name where a client of the predecessor has taken a job
 EXPIRED_UNRELEASED = "expired: it was never released"
 EXPIRED_UNTAKEN = "expired: no site took it"
 EXPIRED_UNFETCHED = "expired: nobody fetched the results"
@@ -95,9 +95,7 @@ class Keeper:
     async def _purge(self) -> None:
         """Delete the files of closed jobs, and only then forget that they were there."""
         database = self._service.database
-        wanted = (
-            select(JOBS.c.job).where(JOBS.c.state == JobState.CLOSED.value, JOBS.c.purged == 0).limit(BATCH)
-        )
+        wanted = select(JOBS.c.job).where(JOBS.c.state == JobState.CLOSED.value, JOBS.c.purged == 0).limit(BATCH)
         for (job,) in await database.read(lambda c: c.execute(wanted).all()):
             await self._service.transfers.in_thread(self._service.spool.remove, job)
             await database.write("purge", partial(_forget, job=job))
@@ -126,6 +124,13 @@ def _conditions(service: Service, now: float) -> dict[str, ColumnElement[bool]]:
     created, staged = job.state == JobState.CREATED.value, job.state == JobState.STAGED.value
     old, new = job.old.is_not(None), job.old.is_(None)
     free = staged & job.agent.is_(None)
+    of_old = job.agent.like(records.OLD_AGENT + "%")
+    # After an abnormal end the predecessor's client may say nothing more.
+    stopped = (
+        (job.ending == Outcome.FAILED.value)
+        & job.delivery.is_distinct_from(Delivery.RESULTS_ARRIVING.value)
+        & (job.ending_since < now - times.legacy_abnormal)
+    )
     active = job.state.in_([s.value for s in (JobState.QUEUED, JobState.RUNNING, JobState.HELD)])
     return {
         "lapsed": staged & job.agent.is_not(None) & (job.confirmed == 0) & (job.lease < now),
@@ -133,8 +138,9 @@ def _conditions(service: Service, now: float) -> dict[str, ColumnElement[bool]]:
         & ((new & (job.created < now - times.unreleased)) | (old & (job.created < now - times.legacy))),
         "untaken": free & ((new & (job.released < now - times.untaken)) | (old & (job.released < now - times.legacy))),
         "silent": active & (job.confirmed == 1) & (job.lease < now - service.sites.least_patience()),
-        "resultless": active & job.agent.like(OLD_AGENT + "%") & (job.ending_since < now - times.legacy_results),
+        "resultless": active & of_old & (stopped | (job.ending_since < now - times.legacy_results)),
         "fetched": (job.state == JobState.RETRIEVED.value) & (job.since < now - times.fetched),
+        "forgotten": (job.state == JobState.ENDED.value) & old & (job.cancel == 1),
         "unfetched": (job.state == JobState.ENDED.value) & (job.since < now - times.ended),
     }
 
@@ -157,7 +163,7 @@ def _lapsed(tx: Transaction, _service: Service, record: records.Record) -> None:
     if record.cancel:
         records.end(tx, record, Outcome.CANCELLED, CANCELLED_HERE, agent=None, lease=None)
         return
-    records.change(tx, record, agent=None, lease=None)
+    records.change(tx, record, agent=None, lease=None, delivery=None)
     tx.ring(site_topic(record.site))
 
 
@@ -197,5 +203,6 @@ _RULES: dict[str, Rule] = {
     "silent": _silent,
     "resultless": _resultless,
     "fetched": _fetched,
+    "forgotten": _fetched,
     "unfetched": _fetched,
 }

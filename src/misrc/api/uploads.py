@@ -81,9 +81,7 @@ async def put_file(service: Service, who: Who, call: Call, target: Target) -> An
         raise malformed(f"the header {api.UPLOAD_LENGTH} is missing, or its number is too large")
     file = await service.database.read(lambda c: _known(c, target))
     if file is None:
-        file = await service.database.write(
-            "create", lambda tx: _create(tx, service, who.user, target, length, digest)
-        )
+        file = await service.database.write("create", lambda tx: _create(tx, service, who.user, target, length, digest))
     elif (file.size, file.sha256) != (length, digest):
         raise Refused(ApiError.CONFLICT, "an upload of this name has another length or digest")
     if file.whole:
@@ -157,9 +155,7 @@ def _known(connection: Connection, target: Target) -> FileRecord | None:
     return records.find_file(connection, target.job, target.side, target.name)
 
 
-def _create(
-    tx: Transaction, service: Service, user: str, target: Target, length: int, digest: str
-) -> FileRecord:
+def _create(tx: Transaction, service: Service, user: str, target: Target, length: int, digest: str) -> FileRecord:
     """A new upload; its bytes count against all bounds from now on."""
     record = target.find(tx.connection)
     _check_open(record, target.side)
@@ -225,4 +221,3 @@ def _handler(do: Callable[[Service, Who, Call, Target], Awaitable[Answer]], targ
 
 put_input, head_input, patch_input = (_handler(do, _input_target) for do in (put_file, head_file, patch_file))
 put_result, head_result, patch_result = (_handler(do, _result_target) for do in (put_file, head_file, patch_file))
-

@@ -30,9 +30,7 @@ async def put_job(service: Service, who: Who, call: Call, job: str) -> Answer:
     if known is None:
         jobs.check_declared(prepared.spec, site, who.user, now, service.job_bytes)
     limit = service.server.limits.jobs
-    record, new = await service.database.write(
-        "register", lambda tx: jobs.register(tx, who.user, prepared, limit)
-    )
+    record, new = await service.database.write("register", lambda tx: jobs.register(tx, who.user, prepared, limit))
     return await show(service, record, 201 if new else 200)
 
 
@@ -82,9 +80,7 @@ async def release_job(service: Service, who: Who, call: Call, job: str) -> Answe
     """All inputs are here."""
     said = await call.value(api.Release, api.MAX_DOCUMENT_BODY_BYTES)
     entries = await asyncio.to_thread(jobs.parse_inputs_manifest, said.manifest)
-    record = await service.database.write(
-        "release", lambda tx: jobs.release(tx, who.user, job, said.manifest, entries)
-    )
+    record = await service.database.write("release", lambda tx: jobs.release(tx, who.user, job, said.manifest, entries))
     return await show(service, record)
 
 

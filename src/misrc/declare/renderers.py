@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..job.authorized_keys import render_key_file
 from ..job.codec import encode
-from ..job.interface import Interface
+from ..job.interface import WEBAPI, Interface
 from ..job.policy import JobKey, Policy
 from ..job.sshd import CODE, DROP_IN, Gatehouse, forced_command, render_drop_in
 from ..job.units import GATE_ACCOUNT, render_units
@@ -54,6 +54,8 @@ Renderer = Callable[[Subject], Iterator[File]]
 
 def render_mint_ssh(subject: Subject) -> Iterator[File]:
     """MInt's ssh_config."""
+    if subject.site.method == WEBAPI:
+        return
     text = render_config(
         subject.site,
         f"{CONNECTION_FOLDER}/known_hosts",
@@ -67,11 +69,15 @@ def render_mint_ssh(subject: Subject) -> Iterator[File]:
 
 def render_mint_known_hosts(subject: Subject) -> Iterator[File]:
     """MInt's pinned host keys."""
+    if subject.site.method == WEBAPI:
+        return
     yield File("mint", f"{CONNECTION_FOLDER}/known_hosts", "0600", render_known_hosts(subject.site))
 
 
 def render_authorized_keys(subject: Subject) -> Iterator[File]:
     """The gate's lines at the site: the policy's keys, or MInt's own where there is no policy at hand."""
+    if subject.site.method == WEBAPI:
+        return
     if subject.policy is not None:
         job_keys = subject.policy.job_keys
     else:
@@ -100,7 +106,7 @@ def render_policy_file(subject: Subject) -> Iterator[File]:
 def render_host_sshd(subject: Subject) -> Iterator[File]:
     """A root install's drop-in for sshd and its key file; the drop-in as OpenSSH 9.2 takes it; newer add a line."""
     policy, site = subject.policy, subject.site
-    if policy is None or policy.install != "root":
+    if policy is None or policy.install != "root" or site.method == WEBAPI:
         return
     sources = tuple(dict.fromkeys(source for key in policy.job_keys for source in key.from_))
     house = Gatehouse(site.id, GATE_ACCOUNT, (9, 2), sources if all(key.from_ for key in policy.job_keys) else ())

@@ -92,6 +92,7 @@ class Times(Strict):
     legacy: Annotated[int | str, Field(description="Both, for jobs of the predecessor's clients.")] = "30m"
     legacy_claim: Annotated[int | str, Field(description="From the predecessor's params to its start.")] = "10m"
     legacy_results: Annotated[int | str, Field(description="From its end to its results.")] = "30m"
+    legacy_abnormal: Annotated[int | str, Field(description="The same, after an abnormal end.")] = "2m"
     fetched: Annotated[int | str, Field(description="Results that the predecessor's client has got stay so long.")] = (
         "10m"
     )

@@ -94,6 +94,7 @@ class AgentConfig:
         "private file with the token; systemd's credential `token` and the variable `MISRC_TOKEN` come first", None
     )
     protocol: str = described("`v2`; `legacy` for a server of the predecessor, which is asked again and again", "v2")
+    known_as: Optional[str] = described("this site's id at a predecessor's server", None, "the site id")
     poll: int = described("seconds between two questions to a predecessor's server", 30)
     retry: RetryRule = described("for a predecessor's server; see below", RetryRule, "as below")  # noqa: RUF009
     reason: Optional[str] = described("why, for auditors", None)
@@ -110,6 +111,8 @@ class AgentConfig:
                 raise FieldError(name, "must be an absolute path")
         if self.protocol not in ("v2", "legacy"):
             raise FieldError("protocol", "one of v2, legacy is needed")
+        if self.known_as is not None and not re.fullmatch("[A-Za-z0-9._-]{1,128}", self.known_as, re.ASCII):
+            raise FieldError("known_as", "must be letters, digits, '.', '_' and '-', at most 128")
         if not 1 <= self.poll <= 3600:
             raise FieldError("poll", "must be from 1 to 3600 seconds")
 

@@ -19,8 +19,11 @@ def file_mode(folder: int) -> int:
     return PRIVATE_FILE | (stat.S_IRGRP if shared else 0)
 
 
-def write_record(folder: int, name: str, data: bytes) -> None:
-    """Replace the file `name` in the open folder atomically and durably: temporary file, fsync, rename, fsync."""
+def write_record(folder: int, name: str, data: bytes, last: bool = True) -> None:
+    """Replace the file `name` in the open folder atomically and durably: temporary file, fsync, rename, fsync.
+
+    Of several records that count only together, only the last one's name has to be synced (`last`).
+    """
     reach(f"record.{name}.before")
     temporary = f".{name}.{os.getpid()}"
     with contextlib.suppress(FileNotFoundError):
@@ -41,7 +44,8 @@ def write_record(folder: int, name: str, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary, dir_fd=folder)
         raise
-    os.fsync(folder)
+    if last:
+        os.fsync(folder)
     reach(f"record.{name}.after")
 
 

@@ -12,6 +12,7 @@ import http.client
 import os
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -26,6 +27,8 @@ T = TypeVar("T")
 CONNECT_SECONDS = 30.0
 # How long the server may be silent within a call, beyond the time that it was asked to wait.
 SILENT_SECONDS = 60.0
+# How long a call without a file may take in all, beyond that time: a server that answers byte by byte ends there.
+CALL_SECONDS = 300.0
 BLOCK = 1 << 18
 MAX_RETRY_AFTER = 600.0
 _CUT = (http.client.HTTPException, OSError)
@@ -78,6 +81,7 @@ class ApiClient:
         self._ca_file = ca_file
         self._context: ssl.SSLContext | None = None
         self._connection: http.client.HTTPConnection | None = None
+        self._struck = False
 
     @property
     def address(self) -> str:
@@ -96,9 +100,11 @@ class ApiClient:
     def ask(self, kind: type[T], method: str, path: str, body: object = None, wait: float = 0.0) -> T:
         """One call with a JSON body, answered by JSON of a declared type."""
         data = None if body is None else dump_json(_compact(encode(body)))
-        most = api.MAX_DOCUMENT_BODY_BYTES if kind is api.Documents else api.MAX_BODY_BYTES
-        answer = self._call(method, path, {"Content-Type": "application/json"} if data else {}, data, wait)
-        return self._decode(kind, self._read(answer, most))
+        # A job names all its results, and its documents their hashes: both may be many.
+        most = api.MAX_DOCUMENT_BODY_BYTES
+        with self._bounded(CALL_SECONDS + wait):
+            answer = self._call(method, path, {"Content-Type": "application/json"} if data else {}, data, wait)
+            return self._decode(kind, self._read(answer, most))
 
     def read(self, path: str, most: int) -> tuple[bytes, int | None]:
         """A body of bytes, at most `most` of them, and where they end if the server says so."""
@@ -155,7 +161,7 @@ class ApiClient:
         except ApiUntrusted:
             raise
         except ApiCut:
-            if not kept or isinstance(body, Content):
+            if not kept or self._struck or isinstance(body, Content):
                 raise
             answer = self._exchange(method, path, headers, body, wait, tell)
         if 200 <= answer.status < 300:
@@ -187,6 +193,25 @@ class ApiClient:
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     _send_content(connection, body, tell)
             return connection.getresponse()
+
+    @contextlib.contextmanager
+    def _bounded(self, seconds: float) -> Iterator[None]:
+        """End the connection after so long, whatever is read from it just then."""
+
+        def strike() -> None:
+            made, self._struck = self._connection, True
+            with contextlib.suppress(OSError, AttributeError):
+                # The plain socket's own: a TLS socket's would change what another thread reads with.
+                socket.socket.shutdown(made.sock, socket.SHUT_RDWR)  # type: ignore[union-attr]
+
+        self._struck = False
+        timer = threading.Timer(seconds, strike)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _connect(self) -> http.client.HTTPConnection:
         if self._connection is None or self._connection.sock is None:

@@ -38,15 +38,18 @@ def keep_token(site: Interface, folder: Path) -> None:
 
 def token_file(site: Interface) -> Path:
     """Where the site's token lies; BadRequest where it is not there."""
-    places = (
-        [Path(site.api_token)]
-        if site.api_token
-        else [folder / "keys" / f"{site.id}.token" for folder in config_folders()]
-    )
-    for place in places:
-        if place.is_file():
-            return place
-    raise BadRequest(say("token.missing", site=site.id, path=places[-1], variable=VARIABLE))
+    place = token_place(site)
+    if not place.is_file():
+        raise BadRequest(say("token.missing", site=site.id, path=place, variable=VARIABLE))
+    return place
+
+
+def token_place(site: Interface) -> Path:
+    """Where the site's token lies, or would be looked for last."""
+    if site.api_token:
+        return Path(site.api_token)
+    places = [folder / "keys" / f"{site.id}.token" for folder in config_folders()]
+    return next((place for place in places if place.is_file()), places[-1])
 
 
 def _read(path: Path) -> str:

@@ -39,9 +39,7 @@ def _stage_again(store: JobStore) -> None:
     store.save(dataclasses.replace(store.read(), state=JobState.CREATED))
 
 
-def wait(
-    store: JobStore, link: Link, seconds: float, on_progress: Callable[[Reply], None] | None = None
-) -> bool:
+def wait(store: JobStore, link: Link, seconds: float, on_progress: Callable[[Reply], None] | None = None) -> bool:
     """Wait up to `seconds` for the program's end; whether it has ended. Does not retry: the caller decides."""
     reach("wait.enter")
     record = store.read()

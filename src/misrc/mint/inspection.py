@@ -16,10 +16,12 @@ from dataclasses import asdict
 from .. import __version__
 from ..job.authorized_keys import KEY_TYPE
 from ..job.errors import MisrcError, Refused
+from ..job.interface import WEBAPI
 from ..job.ledger import Checkpoint
 from ..job.quantities import format_size
 from ..wire.refusals import Refusal
 from ..wire.replies import Hello
+from .api_inspection import inspect_api
 from .connection import Connection, last_line
 from .declarations import Declaration, find_declaration
 from .findings import Finding, exit_status, fail, ok, skipped, warn
@@ -60,6 +62,9 @@ def check_site(site: str, inventory: str | None, as_json: bool) -> int:
 def inspect(declaration: Declaration) -> Iterator[Finding]:
     """All findings, in order."""
     yield _check_agreement(declaration)
+    if declaration.site.method == WEBAPI:
+        yield from inspect_api(declaration)
+        return
     connection = Connection.make(declaration.site)
     try:
         trial = Trial(connection)

@@ -18,7 +18,7 @@ from typing import Any
 from ..declare.inventory import load_declarations, parse_site, parse_variables, read_variables, render_variables
 from ..job.errors import BadRequest, MisrcError
 from ..job.faults import reach
-from ..job.interface import Interface
+from ..job.interface import WEBAPI, Interface
 from ..job.names import SITE_ID
 from . import keys
 from .messages import say
@@ -49,6 +49,16 @@ class AddRequest:
     contact_mint: str | None = None
     sources: Sequence[str] = ()
     inventory: str | None = None
+    api_url: str | None = None
+    api_user: str | None = None
+    api_ca: str | None = None
+    signed: bool = False
+
+    @property
+    def for_ssh(self) -> dict[str, object]:
+        """What only an ssh site has, by option."""
+        words = ("address", "port", "user", "host_key", "key", "proxy_jump", "jump_host_key", "socks4")
+        return {f"--{word.replace('_', '-')}": getattr(self, word) for word in words} | {"--from": self.sources or None}
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,17 @@ class Plan:
 
     def install_command(self) -> str:
         """What the site's administrator runs."""
-        return f"python3 misrc-site.pyz install --site {self.site.id} --policy policy.json"
+        agent = " --agent agent.json" if self.site.method == WEBAPI else ""
+        return f"python3 misrc-site.pyz install --site {self.site.id} --policy policy.json{agent}"
+
+    def token_commands(self) -> list[str]:
+        """What makes the tokens of a webapi site: for its agent, and for MInt's own calls."""
+        site, user = self.site.id, self.site.api_user
+        scope = f"misrc token add {{}} --user {user} --scope"
+        return [
+            scope.format(f"{site}-agent") + f" agent --site {site}",
+            scope.format(f"{site}-mint") + f" workflow   > {self.identity}   (0600)",
+        ]
 
 
 def add_site(request: AddRequest, dry: bool, as_json: bool) -> int:
@@ -100,6 +120,9 @@ def make_plan(request: AddRequest) -> Plan:
     if parse_variables(text.encode(), declaration) != variables:
         raise MisrcError(f"{declaration}: what would be written does not read back")
     site = parse_site(variables, declaration)
+    if site.method == WEBAPI:
+        place = Path(site.api_token or keys_folder(inventory) / f"{request.site}.token")
+        return Plan(site, declaration, text, place, "", None, ())
     identity = keys_folder(inventory) / request.site
     given = keys.read_key_file(request.key, "--key") if request.key else None
     if identity.exists():
@@ -115,6 +138,10 @@ def apply(plan: Plan) -> Plan:
     """Make the key where there is none, then write the declaration; the plan with the key's public half."""
     from dataclasses import replace
 
+    if plan.site.method == WEBAPI:
+        plan.declaration.parent.mkdir(parents=True, exist_ok=True)
+        _write_new(plan.declaration, plan.text.encode())
+        return plan
     with keys.locked(plan.identity):
         if plan.identity.exists():
             public = keys.read_public(plan.identity)
@@ -179,24 +206,44 @@ def _parse_sources(words: Sequence[str]) -> tuple[str, ...]:
 
 def _collect(request: AddRequest) -> dict[str, Any]:
     """The declaration as plain values; what is missing and needed is asked for."""
-    site: dict[str, Any] = {"id": request.site, "method": "ssh"}
-    site["address"] = request.address or ask("ask.address", "--address")
-    site["port"] = request.port if request.port is not None else _parse_port(ask("ask.port", "--port", "22"))
-    site["user"] = request.user or ask("ask.user", "--user", "misrc")
-    given = keys.read_key_file(request.host_key, "--host-key") if request.host_key else None
-    site["host_keys"] = list(keys.parse_public_lines(given or ask("ask.host_key", "--host-key").encode(), "--host-key"))
+    site = _collect_api(request) if request.api_url else _collect_ssh(request)
     if request.receipt_key:
         data = keys.read_key_file(request.receipt_key, "--receipt-key")
         site["receipt_keys"] = list(keys.parse_public_lines(data, "--receipt-key"))
-    via = _collect_via(request)
-    if via:
-        site["via"] = via
+    if request.signed:
+        site["signed"] = True
     if request.valid_until:
         site["valid_until"] = request.valid_until
     contacts = {"site": request.contact_site, "mint": request.contact_mint}
     if any(contacts.values()):
         site["contacts"] = {who: text for who, text in contacts.items() if text}
     site["programs"] = _collect_programs(request.programs or ask("ask.programs", "--program").split())
+    return site
+
+
+def _collect_api(request: AddRequest) -> dict[str, Any]:
+    for option, value in request.for_ssh.items():
+        if value is not None:
+            raise BadRequest(say("option.value", option=option, why="--api-url"))
+    api = {"url": request.api_url, "user": request.api_user or ask("ask.api_user", "--api-user", request.site)}
+    if request.api_ca:
+        api["ca"] = str(Path(request.api_ca).absolute())
+    return {"id": request.site, "method": WEBAPI, "api": api}
+
+
+def _collect_ssh(request: AddRequest) -> dict[str, Any]:
+    for option, value in (("--api-user", request.api_user), ("--api-ca", request.api_ca)):
+        if value is not None:
+            raise BadRequest(say("option.value", option=option, why="no --api-url"))
+    site: dict[str, Any] = {"id": request.site, "method": "ssh"}
+    site["address"] = request.address or ask("ask.address", "--address")
+    site["port"] = request.port if request.port is not None else _parse_port(ask("ask.port", "--port", "22"))
+    site["user"] = request.user or ask("ask.user", "--user", "misrc")
+    given = keys.read_key_file(request.host_key, "--host-key") if request.host_key else None
+    site["host_keys"] = list(keys.parse_public_lines(given or ask("ask.host_key", "--host-key").encode(), "--host-key"))
+    via = _collect_via(request)
+    if via:
+        site["via"] = via
     return site
 
 
@@ -241,6 +288,7 @@ def _as_plain(plan: Plan, written: bool) -> dict[str, Any]:
         "fingerprint": keys.fingerprint(plan.public) if plan.public else None,
         "from": list(plan.sources),
         "policy_entry": json.loads(plan.policy_entry()) if plan.public else None,
+        "tokens": plan.token_commands() if plan.site.method == WEBAPI else None,
         "interface": plan.text,
         "install": plan.install_command(),
     }
@@ -248,10 +296,34 @@ def _as_plain(plan: Plan, written: bool) -> dict[str, Any]:
 
 def _describe(plan: Plan, dry: bool) -> str:
     """What was done here, and what the other party needs."""
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    parts = _describe_api(plan, dry) if plan.site.method == WEBAPI else _describe_ssh(plan, dry)
+    if any(program.outputs == {"**": "optional"} for program in plan.site.programs.values()):
+        parts += ["", say("add.open_program")]
+    return "\n".join(parts)
+
+
+def _describe_api(plan: Plan, dry: bool) -> list[str]:
+    return [
+        say("add.dry_api" if dry else "add.done_api", path=plan.declaration),
+        "",
+        say("add.tokens"),
+        *(f"  {line}" for line in plan.token_commands()),
+        "",
+        say("add.interface"),
+        "",
+        plan.text,
+        say("add.install"),
+        "  misrc site build   (misrc-site.pyz)",
+        f"  {plan.install_command()}",
+    ]
+
+
+def _describe_ssh(plan: Plan, dry: bool) -> list[str]:
     public = keys.public_line(plan.public, plan.site.id) if plan.public else say("add.key_later")
     head = say("add.dry" if dry else "add.done", path=plan.declaration, identity=plan.identity)
     sources = ", ".join(plan.sources) or say("add.no_source")
-    parts = [
+    return [
         head,
         "",
         say("add.send"),
@@ -269,7 +341,3 @@ def _describe(plan: Plan, dry: bool) -> str:
         "  misrc site build   (misrc-site.pyz)",
         f"  {plan.install_command()}",
     ]
-    if any(program.outputs == {"**": "optional"} for program in plan.site.programs.values()):
-        parts += ["", say("add.open_program")]
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    return "\n".join(parts)

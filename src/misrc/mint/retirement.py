@@ -16,11 +16,13 @@ from pathlib import Path
 from ..job.codec import CodecError, decode, dump_json, encode, parse_json
 from ..job.errors import BadRequest, JobCancelled, MisrcError
 from ..job.faults import reach
+from ..job.interface import WEBAPI
 from ..job.ledger import Checkpoint
 from ..job.names import SITE_ID
 from ..job.records import write_record
 from ..job.states import JobState
 from . import keys
+from .api_token import token_place
 from .connection import Connection
 from .declarations import Declaration, find_declaration
 from .display import Display
@@ -99,7 +101,12 @@ def _name_jobs(declaration: Declaration, records: list[MintJob]) -> str:
 
 def _make_record(declaration: Declaration, reason: str, left: tuple[str, ...]) -> Retirement:
     identity = declaration.identity_place()
-    privates = [path for path in (identity, next_identity(identity)) if path.is_file()]
+    if declaration.site.method == WEBAPI:
+        # What opens the way there is the token; it goes with the site, and is revoked at the server.
+        identity = token_place(declaration.site)
+        privates = []
+    else:
+        privates = [path for path in (identity, next_identity(identity)) if path.is_file()]
     checkpoint = _ask_checkpoint(declaration)
     known = latest_checkpoint(declaration.site.id)
     return Retirement(
@@ -117,7 +124,9 @@ def _make_record(declaration: Declaration, reason: str, left: tuple[str, ...]) -
 
 
 def _ask_checkpoint(declaration: Declaration) -> Checkpoint | None:
-    """From the site itself; None where it cannot be reached any more, which must not keep its key alive."""
+    """From the site itself; None where it cannot be reached (any more), which must not keep its key alive."""
+    if declaration.site.method == WEBAPI:
+        return None
     try:
         connection = Connection.make(declaration.site)
     except BadRequest:

@@ -27,6 +27,7 @@ from ..job.quantities import format_size
 from ..job.receipt import NAMESPACE, parse_receipt
 from ..job.spec import MAX_INLINE_BYTES
 from ..job.states import JobState, Outcome
+from . import announcement
 from .answers import INPUTS, MANIFEST, RECEIPT, SIGNATURE
 from .jobs import LOG, JobStore, MintJob
 from .link import Link
@@ -124,9 +125,7 @@ def _write_private(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def _verify(
-    store: JobStore, link: Link, arriving: Path, manifest: Manifest, found: Mapping[str, Found]
-) -> None:
+def _verify(store: JobStore, link: Link, arriving: Path, manifest: Manifest, found: Mapping[str, Found]) -> None:
     """Exactly the manifest's files, with the manifest's content; anything else discards the whole."""
     base = f"{arriving}/"
     arrived: set[str] = set()
@@ -203,7 +202,10 @@ def _check_receipt(store: JobStore, link: Link) -> None:
     except (CodecError, ValueError) as error:
         raise _wrong(store, link, str(error)) from None
     ours, results = (hashlib.sha256(store.load(name) or b"").hexdigest() for name in (INPUTS, MANIFEST))
+    told = announcement.load(store)
     checks = {
+        # Who stands in between could have asked the site for something else.
+        "spec": told is None or receipt.spec == announcement.digest_spec(told),
         "job": receipt.job == record.job,
         "site": receipt.site == record.site,
         "outcome": receipt.outcome is record.outcome,

@@ -19,8 +19,10 @@ from ..job.authorized_keys import parse_public_key
 from ..job.codec import CodecError, decode, parse_json
 from ..job.errors import BadRequest, MisrcError
 from ..job.faults import reach
+from ..job.interface import WEBAPI
 from ..job.records import write_json
 from . import keys
+from .api_token import token_place
 from .connection import Connection
 from .declarations import Declaration, find_declaration
 from .messages import say
@@ -125,6 +127,8 @@ def _day(days: int) -> str:
 def rotate_keys(site: str, inventory: str | None, step: str, days: int, as_json: bool) -> int:
     """`misrc site rotate`; `step` is begin, finish or abort."""
     declaration = find_declaration(site, inventory)
+    if declaration.site.method == WEBAPI:
+        raise BadRequest(say("rotate.webapi", site=site, path=token_place(declaration.site)))
     if not 1 <= days <= 366:
         raise BadRequest(say("option.value", option="--overlap", why="1-366"))
     with keys.locked(declaration.identity()):

@@ -36,6 +36,13 @@ SITE_MESSAGES: dict[str, tuple[str, str]] = {
         "踏み台のホスト鍵 (ssh_host_ed25519_key.pub の行)",
     ),
     "ask.programs": ("Programs, separated by spaces", "プログラム名 (空白区切り)"),
+    "ask.api_user": ("User of the API server whose jobs the site's agent takes", "サイトのエージェントが扱うAPI利用者名"),
+    "add.done_api": ("Declared in {path}.", "{path} に定義しました。"),
+    "add.dry_api": ("Nothing was written. It would be declared in {path}.", "何も書き込んでいません。定義先: {path}"),
+    "add.tokens": (
+        "On the API server's host, the tokens: the first for the site's administrator, the second for MInt's node:",
+        "APIサーバーのホストでトークンを発行してください (上はサイト管理者用、下はMIntノード用):",
+    ),
     "add.id": (
         "'{site}' is not a site id: lower-case letters, digits and '-', at most 32, beginning with a letter",
         "'{site}' はサイトIDとして使えません: 英小文字で始まる英小文字・数字・'-' の32文字以内",
@@ -123,6 +130,9 @@ SITE_MESSAGES: dict[str, tuple[str, str]] = {
     "probe.host_keys": ("another host key is pinned for a change", "交代用のホスト鍵"),
     "probe.job_key": ("the job key is accepted", "ジョブ鍵の受け入れ"),
     "probe.gate": ("the gate answers hello", "ゲートの応答 (hello)"),
+    "probe.server": ("the API server takes MInt's token", "APIサーバーのトークン受け入れ"),
+    "probe.receipts": ("the site's receipts can be checked", "サイトの受領証の検証鍵"),
+    "probe.signing": ("MInt's signing key is there", "MIntの署名鍵"),
     "probe.site_id": ("the gate has this site's id", "サイトIDの一致"),
     "probe.misrc": ("misrc's version", "misrcのバージョン"),
     "probe.python": ("Python's version", "Pythonのバージョン"),
@@ -178,6 +188,14 @@ SITE_MESSAGES: dict[str, tuple[str, str]] = {
         "nothing that MInt may run shows it; look at AcceptEnv at the site",
         "MIntから確認する手段がありません。サイトの AcceptEnv を確認してください",
     ),
+    "note.no_port": (
+        "the site opens no port, so MInt can try nothing there; at the site 'misrc-site.pyz agent --check' says how it stands",
+        "サイトはポートを開いていないため試せません。サイト側の 'misrc-site.pyz agent --check' で確認してください",
+    ),
+    "note.no_receipt_keys": (
+        "no receipt_keys are declared: whoever holds the API server could make up results",
+        "receipt_keys が宣言されていません。APIサーバーを掌握した者が結果を偽造できます",
+    ),
     "note.not_connected": ("there is no connection", "接続がありません"),
     "note.key_refused": ("the site does not take it", "サイトが受け付けません"),
     "note.other_host_key": (
@@ -229,6 +247,10 @@ SITE_MESSAGES: dict[str, tuple[str, str]] = {
     "rotate.next": (
         "Then: misrc site check {site}; misrc site rotate {site} --finish",
         "その後: misrc site check {site}; misrc site rotate {site} --finish を実行してください",
+    ),
+    "rotate.webapi": (
+        "{site} is reached through the API server and has no job key: give it a new token there, and put MInt's own into {path}",
+        "{site} はAPIサーバー経由のためジョブ鍵はありません。APIサーバーで新しいトークンを発行し、MInt側は {path} に置いてください",
     ),
     "rotate.none": (
         "{site}: no change of keys is under way; the job key is {present}",

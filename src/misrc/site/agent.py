@@ -8,6 +8,7 @@ is no way to change policy, configuration or code from there.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -45,6 +46,7 @@ class Agent:
         self._ties = Ties()
         self._poller = self._ties.poller
         self._clerk = Clerk(premises.counter(), self._ties, clients(), server, clients)
+        self._clerk.say = self.say
         self._errands: Dict[str, Errand] = {}
         # Whether the policy can be trusted now; if not, nothing begins and nothing leaves.
         self._sound = True
@@ -64,6 +66,9 @@ class Agent:
         """Until a signal says to stop. Jobs go on without us, and the next agent takes them up."""
         self._catch_signals()
         self._adopt()
+        # What is here now stays: forks then share these pages, and never write to them to count.
+        gc.collect()
+        gc.freeze()
         try:
             while not self._stopping:
                 self._ask()
@@ -110,7 +115,6 @@ class Agent:
 
     def _ask(self) -> None:
         now = time.monotonic()
-        self._follow_policy()
         if self._waits and now > self._asked + POLL_SECONDS + POLL_GRACE:
             self._trouble("the server does not answer", 0.0)
         if self._waits or now < self._ask_at:
@@ -135,14 +139,14 @@ class Agent:
                 return 0
             waiting = sum(errand.stage in (Stage.TAKE, Stage.FETCH) for errand in self._errands.values())
             spare = MAX_HOLDING - len(self._errands)
-            stuck = any(errand.stage is Stage.TAKE and errand.due for errand in self._errands.values())
+            stuck = any(errand.waits for errand in self._errands.values())
             return 0 if stuck else max(0, min(counter.room() - waiting, spare, MAX_HOLDING))
         except (OSError, Denied):
             return 0
 
     def _holding(self) -> Tuple[Holding, ...]:
         listed = list(self._errands.values())[:MAX_HOLDING]
-        return tuple(Holding(errand.job, errand.fence) for errand in listed if errand.stage is not Stage.DECLINE)
+        return tuple(Holding(errand.job, errand.fence) for errand in listed)
 
     def _follow_policy(self) -> None:
         """A changed policy holds from the next step on; one that cannot be trusted stops everything but `cancel`."""
@@ -177,7 +181,7 @@ class Agent:
     def _wait(self) -> None:
         """Until something happens or is due."""
         now = time.monotonic()
-        due = min([now + IDLE_SECONDS, *(errand.due for errand in self._errands.values())])
+        due = min([now + IDLE_SECONDS, *(errand.due for errand in self._errands.values() if self._sound)])
         if not self._waits:
             due = min(due, self._ask_at)
         for descriptor, _ in self._poller.poll(max(0.0, due - now) * 1000):
@@ -261,6 +265,7 @@ class Agent:
 
     def _act(self) -> None:
         now = time.monotonic()
+        self._follow_policy()
         due = [errand for errand in self._errands.values() if errand.due <= now and self._sound]
         for errand in sorted(due, key=lambda one: one.born):
             if errand.over:
@@ -269,6 +274,7 @@ class Agent:
             # A burst of work must not keep the next question waiting.
             if not self._waits and time.monotonic() >= self._ask_at and not self._stopping:
                 self._ask()
+        self._ties.reap()
         self._forget()
 
     def _forget(self) -> None:

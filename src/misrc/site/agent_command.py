@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import sys
 import uuid
-from typing import Callable, List, Mapping, Optional
+from typing import Callable, Iterator, List, Mapping, Optional
 
 from ..job.agent import MAX_CONFIG_BYTES, PROXY_CREDENTIAL, AgentConfig, parse_agent_config
 from ..job.codec import CodecError
@@ -23,7 +24,7 @@ from .premises import Premises
 
 CONFIG = "agent.json"
 KEY = "agent"
-_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C", "HOME": "/nonexistent"}
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C", "HOME": "/nonexistent"}
 _SKEW_SECONDS = 120.0
 
 
@@ -45,9 +46,9 @@ def main(words: List[str], home: Home) -> int:
         token = Token.find(config, dict(os.environ))
         config = take_proxy_credential(config, dict(os.environ))
         os.environ.clear()
-        os.environ.update(_ENVIRONMENT)
+        os.environ.update(ENVIRONMENT)
         if config.protocol == "legacy":
-            from .legacy_agent import check, run  # type: ignore
+            from .legacy_command import check, run
 
             return check(home, config, token) if options.check else run(home, config, token)
         return _check(home, config, token) if options.check else _run(home, config, token)
@@ -92,18 +93,20 @@ def make_clients(config: AgentConfig, token: Token, site: str) -> Callable[[], S
     return lambda: SiteClient(Channel(endpoint, token.read), site)
 
 
-def state_folder(home: Home) -> str:
-    """Where the agent keeps what is its own."""
+@contextlib.contextmanager
+def open_state(home: Home) -> Iterator[int]:
+    """The folder where the agent keeps what is its own, open."""
     path = AGENT_FOLDER if home.of_host else f"{home.state}/agent"
     os.makedirs(path, mode=0o700, exist_ok=True)
-    return path
+    with files.opened(files.open_folder(path)) as folder:
+        yield folder
 
 
 def _run(home: Home, config: AgentConfig, token: Token) -> int:
     from .agent import Agent
 
     site, server = read_site(home), config.server.shown
-    with files.opened(files.open_folder(state_folder(home))) as folder:
+    with open_state(home) as folder:
         lock = files.try_lock(folder, "agent.lock")
         if lock is None:
             raise ValueError("another agent of this site runs already")

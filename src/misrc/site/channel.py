@@ -15,7 +15,7 @@ import socket
 import ssl
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Mapping, Optional
+from typing import Any, Callable, Dict, Iterable, Mapping, Optional
 
 from ..job.agent import Address
 
@@ -100,6 +100,27 @@ class Channel:
             if len(body) > limit:
                 raise ChannelError(0, "the server's answer is longer than it can be")
             return self._finish(response, body)
+
+    def exchange(
+        self, method: str, path: str, body: Iterable[bytes], size: int, feed: Callable[[bytes], object], limit: int
+    ) -> int:
+        """Send a body of `size` bytes in pieces, give the answer's body to `feed` in pieces; the answer's status."""
+        with self._guarded():
+            if self._link is not None and not self._inbox.is_quiet(self._link):
+                self.close()
+            self._put(method, path, size, {})
+            end = _deadline(size)
+            for piece in body:
+                if time.monotonic() > end:
+                    raise ChannelError(0, "the transfer stalls")
+                self._connected().send(piece)
+            response = self._begin(limit, _deadline(limit) - time.monotonic())
+            while True:
+                piece = response.read(BLOCK)
+                if not piece:
+                    break
+                feed(piece)
+            return self._finish(response, b"").status
 
     def upload(self, method: str, path: str, descriptor: int, size: int, headers: Mapping[str, str]) -> Answer:
         """Send `size` bytes from an open file as the body."""

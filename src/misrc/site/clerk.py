@@ -11,24 +11,36 @@ import contextlib
 import hashlib
 import os
 import time
-from typing import Callable, Dict, Iterator, Optional, Tuple, TypeVar
+from typing import Callable, Dict, Optional, Tuple, TypeVar
 
-from ..job.codec import CodecError, decode, parse_json
+from ..job.codec import CodecError
 from ..job.faults import reach
 from ..job.manifest import Manifest
 from ..job.names import NameRefused
-from ..job.spec import MAX_SPEC_BYTES, JobSpec
+from ..job.spec import JobSpec, parse_spec
 from ..job.states import JobState, Outcome
-from ..wire.api import ApiError, Claim, End, Orders, Report, decode_small, encode_bytes
+from ..wire.api import ApiError, Claim, End, Orders, Report, decode_small
 from ..wire.refusals import Denied, Refusal
 from . import courier
 from .api_client import ApiRefusal, SiteClient
-from .channel import ChannelError
 from .counter import Counter
 from .courier import send_courier
-from .errand import LAST_LOOK, Errand, Note, Stage, Ties, backoff, drop_note, read_document, read_note, write_note
+from .errand import (
+    LAST_LOOK,
+    Errand,
+    Note,
+    Stage,
+    Ties,
+    drop_note,
+    is_delivered,
+    list_records,
+    mark_delivered,
+    read_document,
+    read_note,
+    write_note,
+)
 from .jobs import JobFolder, JobRecord
-from .observation import read_log, read_progress
+from .teller import Offline, Teller
 
 T = TypeVar("T")
 
@@ -42,24 +54,18 @@ REVIVE_SECONDS = 1.0
 _LOG_PIECES = 64
 
 
-class Offline(Exception):
-    """The server cannot be asked now."""
-
-
-class Clerk:
+class Clerk(Teller):
     """Acts for one agent; `clients` makes a connection of its own for a courier, `say` tells people."""
 
     def __init__(
         self, counter: Counter, ties: Ties, client: SiteClient, server: str, clients: Callable[[], SiteClient]
     ) -> None:
-        self.counter = counter
+        super().__init__(counter, client)
         self.ties = ties
-        self.client = client
         self.server = server
         self.clients = clients
         self.couriers = 0
-        self._failures = 0
-        self._silent_until = 0.0
+        self.say: Callable[[str], None] = lambda text: None
         self._steps: Dict[Stage, Callable[[Errand], None]] = {
             Stage.TAKE: self._take,
             Stage.FETCH: self._fetch,
@@ -72,6 +78,7 @@ class Clerk:
 
     def act(self, errand: Errand) -> None:
         """Do what is due for one claim; afterwards `errand.due` says when to come again."""
+        errand.waits = False
         try:
             if errand.courier is not None:
                 if not errand.courier_over:
@@ -81,25 +88,29 @@ class Clerk:
             else:
                 self._steps[errand.stage](errand)
         except Offline:
-            errand.rest(max(0.05, self._silent_until - time.monotonic()))
+            errand.rest(max(0.05, self.silent_until - time.monotonic()))
         except ApiRefusal as refusal:
             self._told_no(errand, refusal)
         except Denied as denied:
             self._denied(errand, denied)
-        except OSError:
-            errand.fail()
+        except Exception as error:
+            # One claim's trouble is not the others': it is tried again, later each time.
+            self.say(f"job {errand.job}: {type(error).__name__}")
+            errand.fail(5.0)
 
     # -- from the claim to the start ----------------------------------------------------------------------------
 
     def _take(self, errand: Errand) -> None:
         assert errand.claim is not None
         spec, manifest, inline = self._read_claim(errand.claim)
-        job = self.counter.open(spec, manifest, inline, signature=errand.claim.signature)
+        note = Note(errand.job, errand.fence, self.server)
+        records = list_records(note, errand.claim.manifest.encode("utf-8"))
+        job = self.counter.open(spec, manifest, inline, signature=errand.claim.signature, beside=records)
         assert job is not None
         with contextlib.closing(job):
             reach("agent.opened")
-            note = Note(errand.job, errand.fence, self.server)
-            write_note(job, note, errand.claim.manifest.encode("utf-8"))
+            if read_note(job) != note:
+                write_note(job, note)
         reach("agent.noted")
         errand.claim, errand.stage = None, Stage.FETCH
         self._fetch(errand)
@@ -107,10 +118,7 @@ class Clerk:
     def _read_claim(self, claim: Claim) -> "Tuple[JobSpec, Manifest, Tuple[Tuple[str, bytes], ...]]":
         """A claim's documents as typed values, or Denied. Nothing has been written yet."""
         try:
-            text = claim.spec.encode("utf-8")
-            if len(text) > MAX_SPEC_BYTES:
-                raise CodecError("the job spec is longer than 64 KiB")
-            spec = decode(JobSpec, parse_json(text))
+            spec = parse_spec(claim.spec.encode("utf-8"))
             small = decode_small(claim.small or {}, results=False)
         except (CodecError, NameRefused, ValueError) as error:
             raise Denied(Refusal.SPEC, str(error)) from None
@@ -125,7 +133,7 @@ class Clerk:
         return spec, manifest, tuple(small.items())
 
     def _fetch(self, errand: Errand) -> None:
-        with self._job(errand) as job:
+        with self.job(errand) as job:
             if not job.read().state.started:
                 manifest = self.counter.parse_inputs(job.spec(), read_document(job))
                 if courier.missing_inputs(job, manifest):
@@ -136,10 +144,10 @@ class Clerk:
 
     def _start(self, errand: Errand) -> None:
         """First the server knows that it is ours for good, then it starts."""
-        with self._job(errand) as job:
+        with self.job(errand) as job:
             record = job.read()
             if not record.state.started:
-                orders = self._call(lambda: self.client.report(errand.job, _report(errand, record, JobState.QUEUED)))
+                orders = self.call(lambda: self.client.report(errand.job, _report(errand, record, JobState.QUEUED)))
                 reach("agent.reported")
                 if orders.cancel:
                     self.cancel(errand)
@@ -160,14 +168,15 @@ class Clerk:
         """See to it that a supervisor lives, and learn of its end at once where it is a child of ours."""
         errand.looked_after = time.monotonic()
         tie, end = os.pipe()
-        held = False
+        child = 0
         try:
-            held = self.counter.runner.revive(job, job.read().state, end)
+            child = self.counter.runner.revive(job, job.read().state, end)
         finally:
             os.close(end)
-            if held:
+            if child:
                 errand.tie = tie
                 self.ties.tie(tie, errand)
+                self.ties.children.add(child)
             else:
                 os.close(tie)
         reach("agent.started")
@@ -175,7 +184,7 @@ class Clerk:
     # -- while it runs ------------------------------------------------------------------------------------------
 
     def _watch(self, errand: Errand) -> None:
-        with self._job(errand) as job:
+        with self.job(errand) as job:
             record = self._look(errand, job)
             if record.state.final:
                 errand.stage = Stage.DELIVER
@@ -185,7 +194,8 @@ class Clerk:
                 if now >= errand.next_word:
                     errand.next_word = now + NEXT_WORD
                     with contextlib.suppress(Offline):
-                        self._tell(errand, job, record)
+                        if self.tell(errand, job, record):
+                            self.cancel(errand)
                 if now - errand.looked_after > REVIVE_SECONDS:
                     self._revive(errand, job, record)
                 errand.rest(min(errand.pause, max(0.01, errand.next_word - now)))
@@ -206,50 +216,20 @@ class Clerk:
             self._look_after(errand, job)
         errand.looked_after = time.monotonic()
 
-    def _tell(self, errand: Errand, job: JobFolder, record: JobRecord) -> None:
-        """State, progress and log, as far as they have changed."""
-        progress = read_progress(job)
-        told = (record.state, record.reason, progress)
-        if told != errand.told and record.state in (JobState.QUEUED, JobState.RUNNING, JobState.HELD):
-            report = Report(errand.fence, record.state, record.since, record.reason or None, progress)
-            orders = self._call(lambda: self.client.report(errand.job, report))
-            errand.told = told
-            if orders.cancel:
-                self.cancel(errand)
-        self._send_log(errand, job, record, 1)
-
-    def _send_log(self, errand: Errand, job: JobFolder, record: JobRecord, pieces: int) -> None:
-        """What the policy lets leave of the log, from where the server has it."""
-        rule = self.counter.policy.programs.get(job.spec().program)
-        for _ in range(pieces):
-            data, after = read_log(job, rule, record, errand.log_start + errand.log_sent)
-            if not data:
-                return
-            if errand.log_sent == 0:
-                errand.log_start = after - len(data)
-            if not errand.log_recorded:
-                self.counter.record("wait", errand.job)
-                errand.log_recorded = True
-            offset = errand.log_sent
-            sent = self._call(lambda: self.client.append_log(errand.job, errand.fence, offset, data))  # noqa: B023
-            if sent <= offset:
-                return
-            errand.log_sent = sent
-
     # -- the end ------------------------------------------------------------------------------------------------
 
     def _deliver(self, errand: Errand) -> None:
         """Say how it ended; results go along, or by courier where the server says which are missing."""
-        with self._job(errand) as job:
+        with self.job(errand) as job:
             record = job.read()
-            small = self._leave(job)
+            small = self.let_leave(job)
             if small is None and errand.said_end:
                 errand.rest(60)
                 return
             if small is not None:
-                self._send_log(errand, job, record, _LOG_PIECES)
+                self.send_log(errand, job, record, _LOG_PIECES)
             reach("agent.ending")
-            orders = self._call(lambda: self.client.end(errand.job, self._end(errand, job, record, small)))
+            orders = self.call(lambda: self.client.end(errand.job, self.describe_end(errand, job, record, small)))
             reach("agent.ended")
             errand.said_end = True
             if small is None:
@@ -258,21 +238,6 @@ class Clerk:
                 self._push(errand, job, orders)
             else:
                 self._keep(errand, job, orders)
-
-    def _leave(self, job: JobFolder) -> Optional[Dict[str, bytes]]:
-        """Results that are few and small, their leaving recorded; None where nothing may leave today."""
-        return self.counter.small_results(job) if self.counter.may_leave(job) else None
-
-    def _end(self, errand: Errand, job: JobFolder, record: JobRecord, small: Optional[Dict[str, bytes]]) -> End:
-        documents = {name: data.decode("utf-8") for name, data in self.counter.documents(job).items()}
-        return End(
-            fence=errand.fence,
-            outcome=record.outcome or Outcome.LOST,
-            reason=record.reason,
-            log_end=errand.log_sent,
-            small={name: encode_bytes(data) for name, data in small.items()} if small else None,
-            **documents,
-        )
 
     def _push(self, errand: Errand, job: JobFolder, orders: Orders) -> None:
         wanted = frozenset(orders.missing)
@@ -286,7 +251,7 @@ class Clerk:
 
     def _keep(self, errand: Errand, job: JobFolder, orders: Orders) -> None:
         self._untie(errand)
-        write_note(job, Note(errand.job, errand.fence, self.server, delivered=True))
+        mark_delivered(job)
         reach("agent.delivered")
         errand.stage, errand.record = Stage.KEPT, None
         errand.rest(3600)
@@ -296,9 +261,9 @@ class Clerk:
     def _decline(self, errand: Errand) -> None:
         """Say that the job does not run here."""
         end = End(errand.fence, errand.declined, errand.reason)
-        self._call(lambda: self.client.end(errand.job, end))
+        self.call(lambda: self.client.end(errand.job, end))
         errand.over = True
-        with contextlib.suppress(Denied, OSError), self._job(errand) as job:
+        with contextlib.suppress(Denied, OSError), self.job(errand) as job:
             drop_note(job)
 
     # -- what the server wishes ---------------------------------------------------------------------------------
@@ -313,7 +278,7 @@ class Clerk:
         if errand.stage is Stage.TAKE:
             errand.stage, errand.declined, errand.reason = Stage.DECLINE, Outcome.CANCELLED, "cancelled by MInt"
             return
-        with self._job(errand) as job:
+        with self.job(errand) as job:
             self.counter.cancel(job)
             reach("agent.cancelled")
         errand.stage = Stage.WATCH
@@ -322,7 +287,7 @@ class Clerk:
         """MInt has what it needs."""
         if errand.stage is not Stage.KEPT:
             return
-        with self._job(errand) as job:
+        with self.job(errand) as job:
             self.counter.close(job)
             reach("agent.closing")
             drop_note(job)
@@ -334,7 +299,7 @@ class Clerk:
         errand.over = True
         self._stop_courier(errand)
         self._untie(errand)
-        with contextlib.suppress(Denied, OSError), self._job(errand) as job:
+        with contextlib.suppress(Denied, OSError), self.job(errand) as job:
             state = job.read().state
             if not state.final:
                 self.counter.record("cancel", errand.job, essential=True, note="the claim is lost")
@@ -345,8 +310,8 @@ class Clerk:
         """The same claim under a higher fence."""
         errand.fence = fence
         if errand.stage is not Stage.TAKE:
-            with self._job(errand) as job:
-                write_note(job, Note(errand.job, fence, self.server, errand.stage is Stage.KEPT))
+            with self.job(errand) as job:
+                write_note(job, Note(errand.job, fence, self.server))
 
     # -- couriers -----------------------------------------------------------------------------------------------
 
@@ -391,19 +356,6 @@ class Clerk:
 
     # -- trouble ------------------------------------------------------------------------------------------------
 
-    def _call(self, call: Callable[[], T]) -> T:
-        """One call to the server; after a failure nobody tries again for a while."""
-        if time.monotonic() < self._silent_until:
-            raise Offline
-        try:
-            answer = call()
-        except ChannelError:
-            self._silent_until = time.monotonic() + backoff(self._failures, 0.5, 30.0)
-            self._failures += 1
-            raise Offline from None
-        self._failures = 0
-        return answer
-
     def _told_no(self, errand: Errand, refusal: ApiRefusal) -> None:
         if refusal.code in (ApiError.FENCED, ApiError.GONE):
             self.give_up(errand)
@@ -414,7 +366,12 @@ class Clerk:
             errand.fail(max(1.0, refusal.wait or 0.0))
 
     def _denied(self, errand: Errand, denied: Denied) -> None:
+        if denied.refusal in (Refusal.UNKNOWN_JOB, Refusal.GONE) and errand.stage not in (Stage.TAKE, Stage.DECLINE):
+            # Somebody at the site deleted the job's folder: there is nothing left to tell.
+            errand.over = True
+            return
         if denied.refusal in WAITS or errand.stage in (Stage.WATCH, Stage.DELIVER, Stage.KEPT):
+            errand.waits = errand.stage is Stage.TAKE
             errand.rest(TROUBLE_SECONDS)
             return
         with contextlib.suppress(Denied):
@@ -422,16 +379,10 @@ class Clerk:
                 "refuse", essential=True, decision="deny", job=errand.job, reason=denied.refusal.value, note=denied.note
             )
         if errand.stage is not Stage.TAKE:
-            with contextlib.suppress(Denied, OSError), self._job(errand) as job:
+            with contextlib.suppress(Denied, OSError), self.job(errand) as job:
                 self.counter.refuse(job, denied.refusal)
         errand.stage, errand.declined, errand.reason = Stage.DECLINE, Outcome.REFUSED, denied.refusal.value
         errand.now()
-
-    @contextlib.contextmanager
-    def _job(self, errand: Errand) -> Iterator[JobFolder]:
-        job = self.counter.find(errand.job)
-        with contextlib.closing(job):
-            yield job
 
 
 def _report(errand: Errand, record: JobRecord, state: JobState) -> Report:
@@ -447,7 +398,7 @@ def adopt(job: JobFolder, record: JobRecord, server: str) -> Optional[Errand]:
         drop_note(job)
         return None
     if record.state.final:
-        stage = Stage.KEPT if note.delivered else Stage.DELIVER
+        stage = Stage.KEPT if is_delivered(job) else Stage.DELIVER
     else:
         stage = Stage.WATCH if record.state.started else Stage.FETCH
     errand = Errand(record.job, note.fence, stage)

@@ -38,6 +38,8 @@ from .signatures import check_signature
 
 # Room that a site keeps for records and logs when it says how much is free.
 SPACE_MARGIN = 64 << 20
+Records = Tuple[Tuple[str, bytes], ...]
+
 # Results that need no transfer of their own: so many files, of MAX_INLINE_BYTES in all.
 SMALL_FILES = 64
 
@@ -82,14 +84,16 @@ class Counter:
         self,
         spec: JobSpec,
         entries: Manifest = (),
-        inline: "Tuple[Tuple[str, bytes], ...]" = (),
+        inline: Records = (),
         dry_run: bool = False,
         signature: Optional[str] = None,
+        beside: Records = (),
     ) -> Optional[JobFolder]:
         """The job's folder, made if it is not there yet; None after a dry run of a new job.
 
         `entries` are the inputs as far as they are known by now, `inline` the bytes of those that came along.
-        `signature` is MInt's over the spec; a job that is there already needs none.
+        `signature` is MInt's over the spec; a job that is there already needs none. A new folder gets what the door
+        keeps `beside` the files: paths in it, and their bytes.
         """
         if spec.site != self.site:
             raise Denied(Refusal.SITE, "the job spec is for another site")
@@ -106,7 +110,7 @@ class Counter:
             self.record("open", spec.job, dry_run=True)
             return None
         self.record("open", spec.job, program=spec.program, files=spec.files, bytes=spec.bytes)
-        return self._create(spec, inline, signature)
+        return self._create(spec, inline, signature, beside)
 
     def find(self, job: str) -> JobFolder:
         """The folder of a job that was opened; Denied(UNKNOWN_JOB) or Denied(GONE) where there is none."""
@@ -167,9 +171,9 @@ class Counter:
         limits = self.policy.limits
         return limits.jobs + limits.waiting - sum(1 for _ in jobs.read_unfinished(self.root, self.policy.work_root))
 
-    def _create(self, spec: JobSpec, inline: "Tuple[Tuple[str, bytes], ...]", signature: Optional[str]) -> JobFolder:
+    def _create(self, spec: JobSpec, inline: Records, signature: Optional[str], beside: Records) -> JobFolder:
         try:
-            return jobs.create_job(self.root, self.policy.work_root, spec, list(inline), signature)
+            return jobs.create_job(self.root, self.policy.work_root, spec, list(inline), signature, beside)
         except OSError as error:
             existing = self._existing(spec)
             if existing is None:
@@ -198,7 +202,8 @@ class Counter:
             if transfer.transfer_running(job, "in"):
                 raise Denied(Refusal.BUSY, "a transfer is still running")
             _check_inputs(job, manifest)
-            files.write_record(job.folder, workspace.INPUTS, document)
+            if files.read_record(job.folder, workspace.INPUTS, MAX_DOCUMENT_BYTES) != document:
+                files.write_record(job.folder, workspace.INPUTS, document)
             job.advance(*way(job.read().state, JobState.QUEUED))
 
     def refuse(self, job: JobFolder, refusal: Refusal) -> None:

@@ -13,18 +13,18 @@ import random
 import select
 import time
 from dataclasses import dataclass, field
-from typing import Dict, Optional, Tuple
+from typing import Dict, Optional, Set, Tuple
 
-from ..job.codec import CodecError, decode
+from ..job.codec import CodecError, decode, dump_json, encode
 from ..job.manifest import MAX_DOCUMENT_BYTES
 from ..job.states import Outcome
 from ..wire.api import Claim
-from . import files
+from . import files, workspace
 from .courier import Courier
 from .jobs import DOOR, JobFolder, JobRecord
 
 NOTE = "claim.json"
-INPUTS = "claim.jsonl"
+DELIVERED = "claim.delivered"
 FIRST_LOOK = 0.004
 # A job that nobody ties to us by a pipe is looked at this often, once it runs for a while.
 LAST_LOOK = 2.0
@@ -49,7 +49,6 @@ class Note:
     job: str
     fence: int
     server: str
-    delivered: bool = False
 
 
 @dataclass
@@ -66,6 +65,8 @@ class Errand:
     courier: Optional[Courier] = None
     courier_over: bool = False
     spoilt: int = 0
+    # The site itself cannot take it now: until that has passed, no more work is asked for.
+    waits: bool = False
     # The supervisor's pipe, which closes when it ends; -1 where we have none.
     tie: int = -1
     record: Optional[JobRecord] = None
@@ -104,6 +105,13 @@ class Ties:
     def __init__(self) -> None:
         self.poller = select.poll()
         self._errands: Dict[int, Errand] = {}
+        self.children: Set[int] = set()
+
+    def reap(self) -> None:
+        """Collect the supervisors that have ended."""
+        for pid in list(self.children):
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                self.children.discard(pid)
 
     def tie(self, descriptor: int, errand: Errand) -> None:
         """From now on its closing is noticed."""
@@ -126,12 +134,27 @@ def backoff(failures: int, least: float = 1.0, most: float = 60.0) -> float:
     return float(min(most, least * 2 ** min(failures, 16)) * random.uniform(0.5, 1.0))
 
 
-def write_note(job: JobFolder, note: Note, document: Optional[bytes] = None) -> None:
-    """Keep the note, and first the manifest of the inputs as it came."""
+def list_records(note: Note, document: bytes) -> "Tuple[Tuple[str, bytes], ...]":
+    """What a new job's folder gets from the agent: the manifest of the inputs as it came, and the note."""
+    return (workspace.INPUTS, document), (f"{DOOR}/{NOTE}", dump_json(encode(note)) + b"\n")
+
+
+def write_note(job: JobFolder, note: Note) -> None:
+    """Keep another note."""
     with files.opened(job.sub(DOOR)) as door:
-        if document is not None:
-            files.write_record(door, INPUTS, document)
         files.write_json(door, NOTE, note)
+
+
+def mark_delivered(job: JobFolder) -> None:
+    """Everything has arrived. Not synced: who does not find this mark delivers once more, which changes nothing."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with files.opened(job.sub(DOOR)) as door:
+        os.close(os.open(DELIVERED, flags, files.PRIVATE_FILE, dir_fd=door))
+
+
+def is_delivered(job: JobFolder) -> bool:
+    """Whether that was marked."""
+    return files.exists(job.folder, f"{DOOR}/{DELIVERED}")
 
 
 def read_note(job: JobFolder) -> Optional[Note]:
@@ -146,8 +169,7 @@ def read_note(job: JobFolder) -> Optional[Note]:
 
 def read_document(job: JobFolder) -> bytes:
     """The manifest of the inputs as it came with the claim."""
-    with files.opened(job.sub(DOOR)) as door:
-        return files.read_record(door, INPUTS, MAX_DOCUMENT_BYTES) or b""
+    return files.read_record(job.folder, workspace.INPUTS, MAX_DOCUMENT_BYTES) or b""
 
 
 def drop_note(job: JobFolder) -> None:

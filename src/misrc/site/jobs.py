@@ -109,9 +109,17 @@ class JobFolder:
 
 
 def create_job(
-    root: int, work_root: str, spec: JobSpec, inline: "List[Tuple[str, bytes]]", signature: Optional[str] = None
+    root: int,
+    work_root: str,
+    spec: JobSpec,
+    inline: "List[Tuple[str, bytes]]",
+    signature: Optional[str] = None,
+    beside: "Tuple[Tuple[str, bytes], ...]" = (),
 ) -> JobFolder:
-    """Make a job's folder whole or not at all: it is filled under another name and then renamed."""
+    """Make a job's folder whole or not at all: it is filled under another name and then renamed.
+
+    `beside` are the door's own records, each with its path in the job's folder.
+    """
     temporary = f".new-{spec.job}-{os.getpid()}"
     _remove_half_made(root, work_root)
     os.mkdir(temporary, files.PRIVATE_FOLDER, dir_fd=root)
@@ -121,9 +129,11 @@ def create_job(
                 os.mkdir(name, files.PRIVATE_FOLDER, dir_fd=folder)
             os.mkfifo(CONTROL, files.PRIVATE_FILE, dir_fd=folder)
             _write_inline(folder, inline)
-            files.write_record(folder, SPEC, render_spec(spec) + b"\n")
+            for path, data in beside:
+                _write_beside(folder, path, data)
+            files.write_record(folder, SPEC, render_spec(spec) + b"\n", last=False)
             if signature is not None:
-                files.write_record(folder, SPEC_SIGNATURE, signature.encode("utf-8"))
+                files.write_record(folder, SPEC_SIGNATURE, signature.encode("utf-8"), last=False)
             now = time.time()
             history = ((JobState.CREATED.value, f"{now:.3f}"),)
             files.write_json(folder, "job.json", JobRecord(spec.job, JobState.CREATED, now, history=history))
@@ -141,6 +151,15 @@ def _remove_half_made(root: int, work_root: str) -> None:
         pid = name.rpartition("-")[2]
         if name.startswith(".new-") and (pid == str(os.getpid()) or not kernel.start_time(int(pid))):
             _remove(work_root, name)
+
+
+def _write_beside(folder: int, path: str, data: bytes) -> None:
+    place, _, name = path.rpartition("/")
+    if not place:
+        files.write_record(folder, name, data, last=False)
+        return
+    with files.opened(files.open_folder(place, folder)) as inner:
+        files.write_record(inner, name, data)
 
 
 def _write_inline(folder: int, inline: "List[Tuple[str, bytes]]") -> None:

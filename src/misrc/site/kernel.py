@@ -204,12 +204,14 @@ def _processes() -> Iterator[Tuple[int, int]]:
 
 
 def _list_processes() -> Iterator[Tuple[int, int]]:
+    """What `ps` tells, but for `ps` itself."""
     words = ["/bin/ps", "-A", "-o", "pid=,ppid=,stat="]
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False, env={})
-    for line in done.stdout.splitlines():
-        fields = line.split()
-        if len(fields) >= 3 and not fields[2].startswith(b"Z"):
-            yield int(fields[0]), int(fields[1])
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env={}) as lister:
+        told = lister.communicate()[0]
+    for line in told.splitlines():
+        pid, parent, state = line.split()[:3]
+        if int(pid) != lister.pid and not state.startswith(b"Z"):
+            yield int(pid), int(parent)
 
 
 def _has_marker(pid: int, marker: bytes) -> bool:

@@ -177,8 +177,8 @@ class Releaser:
             misrc=__version__,
         )
         text = render_receipt(receipt)
-        files.write_record(job.folder, MANIFEST, render_manifest(manifest))
-        files.write_record(job.folder, RECEIPT, text)
+        files.write_record(job.folder, MANIFEST, render_manifest(manifest), last=False)
+        files.write_record(job.folder, RECEIPT, text, last=False)
         files.write_record(job.folder, SIGNATURE, sign(self._key, text))
 
 

@@ -32,17 +32,19 @@ class Runner:
         self.ledger = ledger
         self.releaser = releaser
 
-    def run(self, job: JobFolder, tie: int = -1) -> None:
-        """See to it that somebody looks after the job. The supervisor holds `tie` open, so that its end shows there."""
-        reach("verb.spawn")
-        supervisor.spawn(job, self.policy, self.ledger, self.releaser, tie)
+    def run(self, job: JobFolder, tie: int = -1) -> int:
+        """See to it that somebody looks after the job.
 
-    def revive(self, job: JobFolder, state: JobState, tie: int = -1) -> bool:
-        """Start a supervisor for a job that should have one and has none; whether one now holds `tie`."""
+        With `tie`, which the supervisor then holds open as long as it lives, its process id: a child to be waited for.
+        """
+        reach("verb.spawn")
+        return supervisor.spawn(job, self.policy, self.ledger, self.releaser, tie)
+
+    def revive(self, job: JobFolder, state: JobState, tie: int = -1) -> int:
+        """Start a supervisor for a job that should have one and has none; what `run` says, or 0."""
         if state in (JobState.QUEUED, JobState.RUNNING) and not supervisor.alive(job):
-            self.run(job, tie)
-            return tie >= 0
-        return False
+            return self.run(job, tie)
+        return 0
 
     def cancel(self, job: JobFolder) -> None:
         """Stop whatever the job started; what nobody released does not leave."""

@@ -84,15 +84,16 @@ class ServiceRunner(Runner):
         self.policy = policy
         self.ledger = ledger
 
-    def run(self, job: JobFolder, tie: int = -1) -> None:
+    def run(self, job: JobFolder, tie: int = -1) -> int:
         """See to it that somebody looks after the job."""
         ask({"do": "run", "job": job.job})
+        return 0
 
-    def revive(self, job: JobFolder, state: JobState, tie: int = -1) -> bool:
+    def revive(self, job: JobFolder, state: JobState, tie: int = -1) -> int:
         """Ask only where nobody looks after the job: the question costs a process. The service holds nobody's `tie`."""
         if state in (JobState.QUEUED, JobState.RUNNING) and not alive(job):
             self.run(job)
-        return False
+        return 0
 
     def cancel(self, job: JobFolder) -> None:
         """Stop whatever the job started."""

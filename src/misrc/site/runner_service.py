@@ -58,10 +58,11 @@ def systemctl(*words: str) -> str:
 class HostRunner(Runner):
     """What the service does for the door, as root."""
 
-    def run(self, job: JobFolder, tie: int = -1) -> None:
+    def run(self, job: JobFolder, tie: int = -1) -> int:
         """Take the folder over and start the job's supervisor, which may run already."""
         admit(job, self.policy)
         systemctl("start", "--no-block", f"{SUPERVISOR}@{job.job}.service")
+        return 0
 
     def leave(self, job: JobFolder, manifest: Manifest = ()) -> None:
         """Record what was attested, then open it to the door's group."""

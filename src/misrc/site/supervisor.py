@@ -48,8 +48,11 @@ class Vanished(Exception):
     """The program is gone and nobody saw how it ended."""
 
 
-def spawn(job: JobFolder, policy: Policy, ledger: Ledger, release_to: release.Releaser, tie: int = -1) -> None:
-    """Start a supervisor for the job, detached from the door, unless one lives; it holds `tie` open while it does."""
+def spawn(job: JobFolder, policy: Policy, ledger: Ledger, release_to: release.Releaser, tie: int = -1) -> int:
+    """Start a supervisor for the job, detached from the door, unless one lives; it holds `tie` open while it does.
+
+    With a tie its process id is returned, and the caller waits for it in the end; else 0.
+    """
     lock = files.try_lock(job.folder, LOCK)
     for _ in range(5):
         if lock is None:
@@ -57,11 +60,12 @@ def spawn(job: JobFolder, policy: Policy, ledger: Ledger, release_to: release.Re
             time.sleep(0.01)
             lock = files.try_lock(job.folder, LOCK)
     if lock is None:
-        return
+        return 0
     child = os.fork()
     if child == 0:
         os.setsid()
-        if os.fork() == 0:
+        # A door that stays (it has a tie) collects its supervisors itself; one that goes leaves them to nobody.
+        if tie >= 0 or os.fork() == 0:
             _detach(lock, job, tie)
             status = 1
             try:
@@ -71,8 +75,11 @@ def spawn(job: JobFolder, policy: Policy, ledger: Ledger, release_to: release.Re
                 os._exit(status)
         os._exit(0)
     os.close(lock)
+    if tie >= 0:
+        return child
     with contextlib.suppress(ChildProcessError):
         os.waitpid(child, 0)
+    return 0
 
 
 def alive(job: JobFolder) -> bool:
