@@ -7,7 +7,7 @@ import string
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from misrc.job.codec import CodecError
@@ -86,6 +86,7 @@ def received(request: Request) -> Request:
     return parse_request(Call(path.rpartition("/")[2]), parse_query(query), body)
 
 
+@settings(deadline=None)
 @given(REQUESTS)
 def test_a_request_arrives_as_it_was_meant(request: Request) -> None:
     """Every call of both sides: parse(render(x)) is x, on its own path."""
@@ -207,6 +208,8 @@ def test_p01_an_input_name_that_is_no_file_name(name: str) -> None:
 
 def test_p02_inputs_that_fall_together() -> None:
     """Two inputs with the same last part, or that differ in case only, are refused."""
+    with pytest.raises(NameRefused):
+        CalcInfo("c", "s", "", (InputFile("x/..", b"", "", ""),), ()).local_names()
     for first, second in (("a/x", "b/x"), ("x", "X")):
         files = tuple(InputFile(name, b"1", "t", "c") for name in (first, second))
         with pytest.raises(NameRefused):
@@ -227,6 +230,7 @@ def test_parameters_with_empty_words_are_refused(text: str) -> None:
     assert split_parameters('a "b c" ;x\td') == ("a", '"b', 'c"', ";x\td")
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(Progress)), st.sampled_from(sorted(Status)))
 def test_status_and_progress_have_a_colon_to_split_at(progress: Progress, status: Status) -> None:
     """The predecessor's client takes the second part at a colon, and crashes where there is none."""
@@ -240,6 +244,7 @@ def test_status_and_progress_have_a_colon_to_split_at(progress: Progress, status
         assert parse(answer.document) == word
 
 
+@settings(deadline=None)
 @given(INFOS, RESULTS, IDS)
 def test_answers_arrive_as_they_were_meant(info: CalcInfo, files: tuple[ResultFile, ...], accept_id: str) -> None:
     """What the server builds, a client reads."""

@@ -19,10 +19,8 @@ import pytest
 from conftest import eventually
 from predecessor import remote_client, wf_client
 from predecessor.calls import STDERR_NAME, STDOUT_NAME, Caller
+from predecessor.scene import SITE, TOKEN, certificate, program, write_ini
 from predecessor.server import HALF_AN_HOUR, ORDER, STEPS, Server
-
-TOKEN = "t" * 64
-SITE = "nims-dev"
 
 
 @pytest.fixture
@@ -30,26 +28,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The workflow's working folder: clients read and write relative names."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def program(folder: Path, text: str = 'cat "$CALC_DIR/a.dat" >out.txt; echo "$*"; echo bad >&2') -> Path:
-    """A program at the site."""
-    path = folder / "run.sh"
-    path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
-    path.chmod(0o755)
-    return path
-
-
-def write_ini(folder: Path, *commands: object) -> Path:
-    path = folder / "mi_distributed_computing_assist.ini"
-    path.write_text(
-        "[Server]\nipaddress = 127.0.0.1\nportnumber = 8082\nloglevel = 3\n[RemoteSites]\n"
-        f"remote_site_ids = {SITE}\n               other\n[{SITE}]\ncommands = "
-        + "\n        ".join(map(str, commands))
-        + "\n[other]\ncommands = x.sh\n",
-        encoding="utf-8",
-    )
-    return path
 
 
 @pytest.fixture
@@ -367,16 +345,3 @@ def test_tls_is_checked_only_with_a_ca_file(folder: Path, option: str, works: bo
         registered(Caller(server.base_url, TOKEN, server.port), folder)
         word = option.format(**made)
         assert remote(server, folder, 1, True, word).run() == (0 if works else 1)
-
-
-def certificate(folder: Path, name: str) -> Path:
-    """A self-signed certificate with its key, in one file."""
-    path = folder / f"{name}.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-         "-keyout", path, "-out", folder / f"{name}.crt", "-subj", "/CN=127.0.0.1",
-         "-addext", "subjectAltName=IP:127.0.0.1"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    path.write_bytes(path.read_bytes() + (folder / f"{name}.crt").read_bytes())
-    return path

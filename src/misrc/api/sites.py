@@ -6,23 +6,21 @@ known before in force.
 
 from __future__ import annotations
 
-import configparser
 import hashlib
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..declare.interface import LEGACY_ID
+from ..declare.ini import load_ini
 from ..declare.inventory import load_sites
 from ..job.errors import BadRequest
 from ..job.interface import Interface, ProgramInterface
 from ..job.names import SITE_ID
 
 LOOK_SECONDS = 1.0
-MAX_INI_BYTES = 4 << 20
 GIVE_UP_SECONDS = 72 * 3600.0
 LOG = logging.getLogger("misrc.api")
 
@@ -58,21 +56,6 @@ def declared_site(interface: Interface) -> DeclaredSite:
     )
 
 
-def parse_ini(text: str) -> dict[str, tuple[str, ...]]:
-    """Each site of the predecessor's ini file with its commands; BadRequest says what is wrong."""
-    parser = configparser.ConfigParser(interpolation=None, strict=True)
-    try:
-        parser.read_string(text)
-        names = parser.get("RemoteSites", "remote_site_ids").split()
-        found = {name: tuple(parser.get(name, "commands").split()) for name in names}
-    except configparser.Error as error:
-        raise BadRequest(f"the ini file: {' '.join(str(error).split())}") from None
-    for name in found:
-        if not re.fullmatch(LEGACY_ID, name, re.ASCII):
-            raise BadRequest("the ini file: a site id has only letters, digits and . _ -")
-    return found
-
-
 def site_id_of(name: str) -> str:
     """The id of a site that only the ini file names: its own name where that is one, else one derived from it."""
     if re.fullmatch(SITE_ID, name, re.ASCII):
@@ -87,7 +70,7 @@ def program_name_of(command: str) -> str:
     return f"ini_{plain}_{hashlib.sha256(command.encode()).hexdigest()[:8]}".replace("__", "_")
 
 
-def merge_ini(sites: dict[str, DeclaredSite], ini: dict[str, tuple[str, ...]]) -> dict[str, DeclaredSite]:
+def merge_ini(sites: dict[str, DeclaredSite], ini: Mapping[str, tuple[str, ...]]) -> dict[str, DeclaredSite]:
     """The declared sites together with those of the ini file."""
     merged = dict(sites)
     for name, commands in ini.items():
@@ -121,7 +104,10 @@ class Sites:
             found = load_sites(self._inventory)
             sites = {name: declared_site(site) for name, site in found.items() if site.method == "webapi"}
         if self._ini is not None:
-            sites = merge_ini(sites, parse_ini(self._read_ini(self._ini)))
+            ini = load_ini(self._ini)
+            for warning in ini.warnings:
+                LOG.warning("%s: %s", self._ini, warning)
+            sites = merge_ini(sites, ini.sites)
         names: dict[str, DeclaredSite] = {}
         for site in sites.values():
             for name in site.names:
@@ -129,15 +115,6 @@ class Sites:
                     raise BadRequest(f"two sites are named {name}")
                 names[name] = site
         self._by_id, self._by_name, self._stamp = sites, names, stamp
-
-    def _read_ini(self, path: Path) -> str:
-        try:
-            with path.open("rb") as file:
-                return file.read(MAX_INI_BYTES).decode("utf-8-sig")
-        except OSError as error:
-            raise BadRequest(f"{path}: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise BadRequest(f"{path}: not UTF-8") from None
 
     def _read_stamp(self) -> tuple[object, ...]:
         return tuple(self._stamps())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from .legacy_messages import LEGACY_MESSAGES
 from .site_messages import SITE_MESSAGES
 
 MESSAGES: dict[str, tuple[str, str]] = {
@@ -324,6 +325,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "E40": ("the gate there failed; ask {contact}", "ゲートで内部エラーが発生しました。連絡先: {contact}"),
     **SITE_MESSAGES,
+    **LEGACY_MESSAGES,
 }
 
 

@@ -64,11 +64,12 @@ class CalcInfo:
     def local_names(self) -> Dict[str, InputFile]:
         """The inputs that are there, by the name that they get at the site; raises NameRefused.
 
-        As the predecessor's clients do, only the last part of a name counts. Names that fall together are refused.
+        As the predecessor's clients do, only the last part of a name counts. Names that fall together are refused,
+        and the names of missing inputs must be names, too: some clients write an empty file there.
         """
-        found = [(local_name(file.name), file) for file in self.parameter_files if not file.missing]
+        found = [(local_name(file.name), file) for file in self.parameter_files]
         check_distinct(name for name, _ in found)
-        return dict(found)
+        return {name: file for name, file in found if not file.missing}
 
     def result_names(self) -> Tuple[str, ...]:
         """The names of the results, fit to become relative paths; raises NameRefused."""
