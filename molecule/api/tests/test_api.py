@@ -61,7 +61,8 @@ class Run:
     def __init__(self, program: str) -> None:
         good(API, "rm -rf /tmp/results && install -d -o misrc -g misrc /tmp/results")
         good(SITE, "touch /run/hold")
-        account = "setpriv --reuid misrc --regid misrc --init-groups env LANG=C.UTF-8 HOME=/nonexistent".split()
+        account = ["setpriv", "--reuid", "misrc", "--regid", "misrc", "--init-groups"]
+        account += ["env", "LANG=C.UTF-8", "HOME=/nonexistent"]
         command = f"cd /tmp/results && exec /usr/local/bin/misrc run asking {program} --new"
         self.process = subprocess.Popen(
             [
