@@ -280,8 +280,8 @@ def test_transfers_die_at_the_site(struck_mint: Mint) -> None:
 # -- is that all of them? -------------------------------------------------------------------------------------------
 
 
-# test_site_add.py and its kin strike those of a site's life, test_site_sweep.py those of a deletion, test_agent_*.py and
-# test_api_*.py those of the agent and the API server.
+# test_site_add.py and its kin strike those of a site's life, test_site_sweep.py those of a deletion, test_agent_*.py
+# and test_api_*.py those of the agent and the API server.
 ELSEWHERE = {"add", "rotate", "retire", "key", "delete", "sweep", "agent", "api"}
 
 
