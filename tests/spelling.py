@@ -73,7 +73,7 @@ ELSEWHERE = {
     "sub/a.key": "an example of what a pattern covers",
     "host_vars/": "a folder of an inventory",
     "host_vars": "a folder of an inventory",
-    "misrc-tend.timer": "mint_node makes it",
+    "misrc-*.timer": "a role makes it",
     "misrc-*.service": "a role makes it",
     ".bashrc": "a home directory",
     "*/ssh_host_ed25519_key.pub": "a host",
