@@ -14,4 +14,4 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_the_example_inventory_parses() -> None:
     """`inventories/example` is accepted as it stands."""
-    assert list(load_sites(ROOT / "inventories/example")) == ["univ-a"]
+    assert list(load_sites(ROOT / "inventories/example")) == ["company-b", "univ-a"]

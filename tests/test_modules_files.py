@@ -187,13 +187,18 @@ def test_the_demo_renders_a_good_module() -> None:
     assert block and block[0] in example
 
 
-def test_a_rendered_script_runs_the_declared_program() -> None:
-    """The script is named by objectPath, and hands everything on to `misrc module run`."""
-    site = load_sites(ROOT / "inventories/example")["univ-a"]
-    name, text = make_script(site, "stress_distribution")
-    assert name == "kousoku_abaqus_ssh_version2.py"
-    compile(text, name, "exec")
-    assert '"module", "run"' in text and '"univ-a", "stress_distribution"' in text
+@pytest.mark.parametrize(("name", "way"), [("univ-a", "ssh"), ("company-b", "api")])
+def test_a_rendered_script_runs_the_declared_program(name: str, way: str) -> None:
+    """The script is named by objectPath, and hands all on to `misrc module run`; the samples name these sites."""
+    site = load_sites(ROOT / "inventories/example")[name]
+    script, text = make_script(site, "stress_distribution")
+    assert script == f"kousoku_abaqus_{way}_version2.py"
+    compile(text, script, "exec")
+    assert '"module", "run"' in text and f'"{name}", "stress_distribution"' in text
+    assert f'"MISRC_SITE", "{name}"' in (ROOT / "scripts" / script).read_text(encoding="utf-8")
+    shell = (ROOT / "scripts" / script).with_suffix(".sh").read_text(encoding="utf-8")
+    assert f"MISRC_SITE:-{name}}}" in shell
+    assert check_bytes(render_modules(make_module(site, "stress_distribution"))) == []
 
 
 @pytest.mark.parametrize("path", [p for p in GOOD], ids=lambda path: path.stem)
