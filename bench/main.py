@@ -10,10 +10,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import overhead
+import polls
 import throughput
 import waiting
 
-BENCHES = {"ssh-overhead": overhead.measure, "ssh-throughput": throughput.measure, "waiting": waiting.measure}
+BENCHES = {
+    "ssh-overhead": overhead.measure,
+    "ssh-throughput": throughput.measure,
+    "waiting": waiting.measure,
+    "polls": polls.measure,
+}
 
 
 def main() -> int:

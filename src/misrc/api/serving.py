@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import resource
 import signal
 import socket
 import ssl
@@ -98,10 +99,17 @@ class _Uvicorn(uvicorn.Server):
         self.service.leave()
 
 
+def raise_file_limit() -> None:
+    """Each poll that waits is an open connection: take as many descriptors as the service may have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def serve(path: Path) -> int:
     """Run until SIGTERM or SIGINT; what is under way is answered first."""
     server = load_server(path)
     set_up_log()
+    raise_file_limit()
     service = Service(server)
     service.prepare()
     context = make_context(server)
