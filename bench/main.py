@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import overhead
+import polls
 import start_delay
 import throughput
 import waiting
@@ -19,6 +20,7 @@ BENCHES = {
     "ssh-throughput": throughput.measure,
     "start-delay": start_delay.measure,
     "waiting": waiting.measure,
+    "polls": polls.measure,
 }
 
 

@@ -14,6 +14,7 @@ from .bells import site_topic
 from .call import Answer, Call, answer_value, parse_number
 from .claims import Asker
 from .database import Transaction
+from .openings import OPENINGS
 from .problems import Refused, malformed, unknown
 from .records import INPUT, Record
 from .service import Service
@@ -22,6 +23,7 @@ from .tokens import AGENT
 from .transfers import send_file
 
 MAX_TOLD = 20_000
+HURRY_SECONDS = 0.05
 
 
 def asker(service: Service, who: Who) -> Asker:
@@ -36,10 +38,11 @@ async def poll_site(service: Service, who: Who, call: Call, site: str) -> Answer
     poll = await call.value(api.Poll, api.MAX_BODY_BYTES)
     service.keeper.note_agent(site, who.user, poll)
     loop = asyncio.get_running_loop()
-    end = loop.time() + poll.wait
+    end, first = loop.time() + poll.wait, True
     while True:
         with service.bells.listen((site_topic(site),)) as rung:
-            work = await _look(service, asker(service, who), site, poll)
+            work = await (_look if first else _look_again)(service, asker(service, who), site, poll)
+            first = False
             left = end - loop.time()
             if _is_news(service, poll.agent, work) or left <= 0 or service.bells.stopping:
                 return answer_value(work)
@@ -54,6 +57,19 @@ async def _look(service: Service, who: Asker, site: str, poll: api.Poll) -> api.
     if not found.acts:
         return api.Work((), *found.orders)
     return await service.database.write("claim", lambda tx: claims.take(tx, who, site, poll))
+
+
+async def _look_again(service: Service, who: Asker, site: str, poll: api.Poll) -> api.Work:
+    """After a ring. Without jobs in hand only a new one is news, and one look serves all agents of the site."""
+    if poll.holding:
+        return await _look(service, who, site, poll)
+    if not await OPENINGS.reserve(service, who.user, site, poll.room):
+        return api.Work()
+    work = await service.database.write("claim", lambda tx: claims.take(tx, who, site, poll))
+    if not work.claims:  # whoever was quicker had not reserved it; let the others look again
+        await asyncio.sleep(HURRY_SECONDS)
+        service.bells.ring((site_topic(site),))
+    return work
 
 
 def _is_news(service: Service, agent: str, work: api.Work) -> bool:

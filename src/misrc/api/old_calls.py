@@ -6,6 +6,7 @@ lost call from another one; a site that wants several at a time uses `misrc agen
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Awaitable, Callable
@@ -98,9 +99,14 @@ class OldFace:
 
 def read_query(call: Call, kind: Kind) -> Any:
     """A GET's typed request; its body, if it has one, is not looked at."""
-    if len(call.raw_query) > MAX_QUERY or re.search(rb"%(?![0-9A-Fa-f]{2})", call.raw_query):
+    return _read_query(kind, call.raw_query)
+
+
+@functools.lru_cache(4096)  # a poller asks the same thing all day
+def _read_query(kind: Kind, raw: bytes) -> Any:
+    if len(raw) > MAX_QUERY or re.search(rb"%(?![0-9A-Fa-f]{2})", raw):
         raise malformed("the query is not well formed")
-    return legacy.parse_request(kind, legacy.parse_query(call.raw_query.decode("ascii")))
+    return legacy.parse_request(kind, legacy.parse_query(raw.decode("ascii")))
 
 
 async def read_body(call: Call, kind: Kind) -> Any:

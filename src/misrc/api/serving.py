@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import resource
 import signal
 import socket
 import ssl
@@ -108,10 +109,17 @@ def check(path: Path) -> int:
     return 0
 
 
+def raise_file_limit() -> None:
+    """Each poll that waits is an open connection: take as many descriptors as the service may have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def serve(path: Path) -> int:
     """Run until SIGTERM or SIGINT; what is under way is answered first."""
     server = load_server(path)
     set_up_log()
+    raise_file_limit()
     service = Service(server)
     service.prepare()
     context = make_context(server)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Select, delete, func, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.elements import ColumnElement
 
 from ..job.codec import dump_json, encode
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from .service import Service
 
 TURN_SECONDS = 2.0
+SEEN_SECONDS = 20.0
 KEPT_CHANGES = 10_000
 BATCH = 200
 LOG = logging.getLogger("misrc.api")
@@ -46,6 +49,7 @@ class Keeper:
         self._service = service
         self._task: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
+        self._written = 0.0
         self._seen: dict[tuple[str, str, str], tuple[float, str | None]] = {}
         # What each agent was told last of the jobs that it holds.
         self.told: dict[str, tuple[tuple[str, ...], ...]] = {}
@@ -88,7 +92,8 @@ class Keeper:
         if await database.read(lambda c: c.execute(_due(self._service)).first() is not None):
             await database.write("tend", lambda tx: tend(tx, self._service))
         await self._purge()
-        if self._seen:
+        if self._seen and time.monotonic() - self._written > SEEN_SECONDS:
+            self._written = time.monotonic()
             seen, self._seen = self._seen, {}
             await database.write("seen", lambda tx: _write_seen(tx, seen))
 
@@ -109,11 +114,15 @@ def _forget(tx: Transaction, job: str) -> None:
 
 
 def _write_seen(tx: Transaction, seen: dict[tuple[str, str, str], tuple[float, str | None]]) -> None:
-    for (site, user, agent), (when, hello) in seen.items():
-        same = (SEEN.c.site == site, SEEN.c.owner == user, SEEN.c.agent == agent)
-        values = {"seen": when, **({} if hello is None else {"hello": hello})}
-        if not tx.connection.execute(SEEN.update().where(*same).values(values)).rowcount:
-            tx.connection.execute(SEEN.insert().values(site=site, owner=user, agent=agent, **values))
+    dialect = postgresql if tx.connection.dialect.name == "postgresql" else sqlite
+    new = dialect.insert(SEEN)
+    later = {"seen": new.excluded.seen, "hello": func.coalesce(new.excluded.hello, SEEN.c.hello)}
+    statement = new.on_conflict_do_update(index_elements=["site", "owner", "agent"], set_=later)
+    rows = [
+        {"site": site, "owner": user, "agent": agent, "seen": when, "hello": hello}
+        for (site, user, agent), (when, hello) in seen.items()
+    ]
+    tx.connection.execute(statement, rows)
     highest = tx.connection.execute(select(func.max(CHANGES.c.number))).scalar() or 0
     tx.connection.execute(delete(CHANGES).where(CHANGES.c.number < highest - KEPT_CHANGES))
 
