@@ -417,7 +417,9 @@ def test_base64_that_is_not_canonical_is_refused(lab: AgentHost) -> None:
             "manifest": made.manifest,
             "small": {"a": text},
         }
-        lab.double.jobs[name] = DoubleJob(name, "", "", {}, fence=10**6, agent="x", reported=True)
+        lab.double.jobs[name] = DoubleJob(
+            name, "", "", {}, fence=10**6, agent=lab.double.polls[-1]["agent"], reported=True
+        )
         lab.double.extra_work.append(json.loads(work(claims=[body])))
         lab.double.wish(name)
         refused(lab, name, "E04")

@@ -40,6 +40,9 @@ def test_a_job_runs_and_its_results_and_documents_arrive(running: AgentHost) -> 
     assert running.starts() == [job]
     running.double.wish(job, close=True)
     eventually(lambda: running.state(job) == "closed")
+    assert running.process is not None
+    children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children")
+    eventually(lambda: not children.read_text().split(), what="the end of every child, zombies too")
 
 
 def test_the_ledger_names_the_door_and_the_server(running: AgentHost) -> None:

@@ -326,11 +326,13 @@ class Clerk(Teller):
         self.couriers += 1
         errand.courier, errand.courier_over = send_courier(lambda: work(self.clients())), False
         self.ties.tie(errand.courier.pipe, errand)
+        self.ties.couriers.add(errand.courier.pid)
         errand.rest(3600)
 
     def _collect(self, errand: Errand) -> None:
         assert errand.courier is not None
         status = errand.courier.collect()
+        self.ties.couriers.discard(errand.courier.pid)
         errand.courier, errand.courier_over = None, False
         self.couriers -= 1
         errand.now()
@@ -351,6 +353,7 @@ class Clerk(Teller):
         if errand.courier is not None:
             self.ties.cut(errand.courier.pipe)
             errand.courier.stop()
+            self.ties.couriers.discard(errand.courier.pid)
             errand.courier = None
             self.couriers -= 1
 

@@ -24,9 +24,9 @@ class CredentialError(Exception):
 class Token:
     """The agent's token."""
 
-    def __init__(self, given: str = "", path: Optional[str] = None) -> None:
-        self._given = given
+    def __init__(self, given: str = "", path: Optional[str] = None, of_systemd: bool = False) -> None:
         self._path = path
+        self._of_systemd = of_systemd
         self._seen: Tuple[int, ...] = ()
         self._text = given
 
@@ -35,7 +35,7 @@ class Token:
         """The token that a start with this environment means; CredentialError where there is none."""
         folder = environment.get("CREDENTIALS_DIRECTORY", "")
         if folder.startswith("/") and os.path.exists(f"{folder}/{CREDENTIAL}"):
-            token = cls(path=f"{folder}/{CREDENTIAL}")
+            token = cls(path=f"{folder}/{CREDENTIAL}", of_systemd=True)
         elif environment.get(VARIABLE):
             token = cls(given=check_token(environment[VARIABLE], VARIABLE))
         elif config.token is not None:
@@ -51,7 +51,7 @@ class Token:
             status = os.stat(self._path) if os.path.exists(self._path) else None
             seen = (status.st_mtime_ns, status.st_ino, status.st_size) if status else ()
             if not seen or seen != self._seen:
-                self._text = check_token(read_secret(self._path), self._path)
+                self._text = check_token(read_secret(self._path, self._of_systemd), self._path)
                 self._seen = seen
         return self._text
 
@@ -63,8 +63,11 @@ def check_token(text: str, where: str) -> str:
     return text.strip()
 
 
-def read_secret(path: str) -> str:
-    """The text of a file that nobody but its owner can read; CredentialError otherwise."""
+def read_secret(path: str, of_systemd: bool = False) -> str:
+    """The text of a file that nobody but its owner can read; CredentialError otherwise.
+
+    systemd's own are root's and 0440: the group's bits stand for the one account that it lets in by an ACL.
+    """
     try:
         # A credential of systemd may be reached by a link: the folder is named by the site itself.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -74,7 +77,7 @@ def read_secret(path: str) -> str:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.getuid()):
             raise CredentialError(f"{path}: must be a file of this account or of root")
-        if stat.S_IMODE(status.st_mode) & 0o077:
+        if stat.S_IMODE(status.st_mode) & (0o037 if of_systemd and status.st_uid == 0 else 0o077):
             raise CredentialError(f"{path}: others can read it; chmod 600")
         data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES or not data.isascii():

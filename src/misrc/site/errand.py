@@ -106,12 +106,20 @@ class Ties:
         self.poller = select.poll()
         self._errands: Dict[int, Errand] = {}
         self.children: Set[int] = set()
+        # Those say by their exit status how it went: whoever sent them collects them.
+        self.couriers: Set[int] = set()
 
     def reap(self) -> None:
-        """Collect the supervisors that have ended."""
+        """Collect the supervisors that have ended, and whatever else of ours has, such as a sweep."""
         for pid in list(self.children):
             if os.waitpid(pid, os.WNOHANG)[0]:
                 self.children.discard(pid)
+        with contextlib.suppress(ChildProcessError):
+            while hasattr(os, "waitid"):
+                child = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if child is None or child.si_pid in self.couriers | self.children:
+                    return
+                os.waitpid(child.si_pid, 0)
 
     def tie(self, descriptor: int, errand: Errand) -> None:
         """From now on its closing is noticed."""

@@ -119,9 +119,15 @@ def try_lock(folder: int, name: str, wait: bool = False) -> Optional[int]:
 
 
 def is_locked(folder: int, name: str) -> bool:
-    """Whether somebody has the lock. Several may look at once: that takes it only as shared."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    with opened(os.open(name, flags, PRIVATE_FILE, dir_fd=folder)) as descriptor:
+    """Whether somebody has the lock. Several may look at once: that takes it only as shared.
+
+    A door of a root install may read the lock's file and not write it.
+    """
+    try:
+        found = os.open(name, READ, dir_fd=folder)
+    except FileNotFoundError:
+        return False
+    with opened(found) as descriptor:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
