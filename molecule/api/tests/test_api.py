@@ -84,7 +84,9 @@ class Run:
 
     def await_start(self) -> str:
         """The job's id, once its program runs at the site."""
-        return str(eventually(running_job, "the program runs"))
+        eventually(lambda: running_job() or self.process.poll() is not None, "the program runs")
+        assert self.process.poll() is None, self.end()
+        return running_job()
 
     def let_go(self) -> None:
         """The program may end."""
