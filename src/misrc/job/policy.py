@@ -145,7 +145,7 @@ class Policy:
     windows: Tuple[str, ...] = described("times at which jobs may start; others wait; see below", (), "always")
     keep_days: int = described("days after which a closed job is deleted; 0: as soon as MInt closes it", 30)
     limits: Limits = described("bounds; see below", Limits, "as below")  # noqa: RUF009 (it makes a field)
-    install: str = described("`user`; `root` is not available yet", "user")
+    install: str = described("`root` or `user`: who installs", "user")
     require_signature: Tuple[str, ...] = described(
         "MInt's signing keys (`ssh-ed25519`): only jobs that one of them signed are taken; several while keys change",
         (),
