@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import overhead
 import polls
 import throughput
+import transfer
 import waiting
 
 BENCHES = {
@@ -19,6 +20,7 @@ BENCHES = {
     "ssh-throughput": throughput.measure,
     "waiting": waiting.measure,
     "polls": polls.measure,
+    "transfer": transfer.measure,
 }
 
 
