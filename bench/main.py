@@ -13,6 +13,7 @@ import overhead
 import polls
 import start_delay
 import throughput
+import transfer
 import waiting
 
 BENCHES = {
@@ -21,6 +22,7 @@ BENCHES = {
     "start-delay": start_delay.measure,
     "waiting": waiting.measure,
     "polls": polls.measure,
+    "transfer": transfer.measure,
 }
 
 

@@ -95,6 +95,8 @@ def register(api: Api, folder: Path, released: bool = True, **changes: Any) -> s
 
 
 def progress(api: Api, job: str) -> str:
+    """As the client asks: the status first."""
+    caller(api, "workflow").call("GET", "calc-status", {"accept_id": job}, None)
     answer = caller(api, "workflow").call("GET", "calc-progress", {"accept_id": job}, None)[1]
     return str(answer["errors"][0]["message"]).partition(":")[2]
 
@@ -137,6 +139,26 @@ def test_an_abnormal_end_comes_to_got_return(api: Api, folder: Path, send: bool)
     thread, _ = in_background(remote(api, folder, send=send).run)
     assert wf(api, folder).run() == 1
     thread.join(20)
+
+
+def test_a_job_that_ends_between_status_and_progress_is_no_success(api: Api, folder: Path) -> None:
+    """`got return` is said only after a status that tells the end: the client believes the status it had before."""
+    job = register(api, folder)
+    params(api, job)
+    calls = caller(api, "workflow")
+    ask = lambda name: calls.call("GET", name, {"accept_id": job}, None)[1]["errors"][0]["message"]  # noqa: E731
+    assert ask("calc-status") == "status:none"
+    for name, more in (
+        ("calc-params-complete", {}),
+        ("calc-start", {}),
+        ("calc-end", {"result": "abnormal"}),
+        ("send-results", {"result_files": {}}),
+        ("end-send", {"result": "end send"}),
+    ):
+        assert step(api, name, job, **more) == (200, 200)
+    assert ask("calc-progress") == "status:getting return"
+    assert ask("calc-status") == "status:abnormal"
+    assert ask("calc-progress") == "status:got return"
 
 
 def test_a_missing_input_and_a_missing_result_are_said(api: Api, folder: Path) -> None:

@@ -24,7 +24,7 @@ from ..wire.legacy_answers import (
     answer_status,
 )
 from ..wire.legacy_files import MISSING_OUTPUT, CalcInfo, ResultFile
-from ..wire.legacy_progress import Face
+from ..wire.legacy_progress import Face, Progress
 from . import jobs, old_jobs, records, uploads
 from .access import Who
 from .call import JSON, Call
@@ -141,22 +141,57 @@ def _withdraw(tx: Transaction, user: str, job: str, force: bool) -> None:
         jobs.shut(tx, record)
 
 
+class Told:
+    """Jobs whose end a workflow's client has been told by calc-status.
+
+    That client asks for the status and then for the progress, and when the progress is `got return` it believes the
+    status that it had before. A job that ends between the two would pass for a success. So the last word of the progress
+    waits for a status that tells the end, or for `PATIENCE`, after which no answer from before the end can be under way.
+    """
+
+    PATIENCE = 30.0
+    MOST = 10_000
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, None] = {}
+
+    def note(self, job: str) -> None:
+        """The status that was just told is the last one."""
+        self._jobs[job] = None
+        if len(self._jobs) > self.MOST:
+            del self._jobs[next(iter(self._jobs))]
+
+    def allows(self, record: Record, now: float) -> bool:
+        """Whether `got return` may be said."""
+        return record.job in self._jobs or now - record.since > self.PATIENCE
+
+
+TOLD = Told()
+
+
 async def calc_status(service: Service, who: Who, call: Call, kind: Kind) -> Answer:
     """How it ended."""
-    return answer_status(await _face(service, who, call, kind))
+    record, found = await _face(service, who, call, kind)
+    if record.state.final:
+        TOLD.note(record.job)
+    return answer_status(found)
 
 
 async def calc_progress(service: Service, who: Who, call: Call, kind: Kind) -> Answer:
     """How far it is."""
-    return answer_progress(await _face(service, who, call, kind))
+    record, found = await _face(service, who, call, kind)
+    if found.progress is Progress.GOT_RETURN and not TOLD.allows(record, service.clock()):
+        found = Face(Progress.GETTING_RETURN, found.status)
+    return answer_progress(found)
 
 
-async def _face(service: Service, who: Who, call: Call, kind: Kind) -> Face:
+async def _face(service: Service, who: Who, call: Call, kind: Kind) -> tuple[Record, Face]:
     said = read_query(call, kind)
-    found = old_jobs.face(await service.database.read(lambda c: own_old(c, who.user, said.accept_id)))
+    record = await service.database.read(lambda c: own_old(c, who.user, said.accept_id))
+    found = old_jobs.face(record)
     if found is None:
         raise unknown()
-    return found
+    return record, found
 
 
 async def get_calcinfo(service: Service, who: Who, call: Call, kind: Kind) -> Answer:
