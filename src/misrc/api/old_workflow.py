@@ -145,8 +145,8 @@ class Told:
     """Jobs whose end a workflow's client has been told by calc-status.
 
     That client asks for the status and then for the progress, and when the progress is `got return` it believes the
-    status that it had before. A job that ends between the two would pass for a success. So the last word of the progress
-    waits for a status that tells the end, or for `PATIENCE`, after which no answer from before the end can be under way.
+    status that it had before. A job that ends between the two would pass for a success. So the progress's last word
+    waits for a status that tells the end, or for `PATIENCE`: no answer from before the end is under way then.
     """
 
     PATIENCE = 30.0
