@@ -282,7 +282,7 @@ def test_transfers_die_at_the_site(struck_mint: Mint) -> None:
 
 # test_site_add.py and its kin strike those of a site's life, test_site_sweep.py those of a deletion, test_agent_*.py
 # and test_api_*.py those of the agent and the API server.
-ELSEWHERE = {"add", "rotate", "retire", "key", "delete", "sweep", "agent", "api"}
+ELSEWHERE = {"add", "rotate", "retire", "key", "delete", "sweep", "agent", "courier", "legacy", "api"}
 
 
 def test_no_fault_point_is_missed(struck_mint: Mint) -> None:
