@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import os
 import socket
+import sqlite3
 import ssl
 import statistics
 import subprocess
@@ -16,6 +19,8 @@ from pathlib import Path
 import pytest
 from apiserver import OTHER_SITE, SITE, V2, Api, digest, running, submission
 from conftest import CLEAN, MISRC, eventually
+
+from misrc.api.proxies import find_client
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +248,40 @@ def test_h82_there_is_nothing_to_look_at(api: Api) -> None:
         assert api.call("GET", path, token=None).status == 401, path
         assert api.call("GET", path).status == 404, path
     assert api.call("GET", V2 + "/health", token=None).json["status"] == "ok"
+
+
+def test_health_says_so_where_the_jobs_cannot_be_read(api: Api) -> None:
+    """A server that answers but has lost its store is not healthy; when the store is back, it is again."""
+
+    def rename(old: str, new: str) -> None:
+        with contextlib.closing(sqlite3.connect(api.root / "api.db", timeout=10)) as store:
+            store.execute(f"ALTER TABLE {old} RENAME TO {new}")
+            store.commit()
+
+    rename("jobs", "away")
+    try:
+        answer = api.call("GET", V2 + "/health", token=None)
+        assert (answer.status, answer.code) == (503, "paused")
+    finally:
+        rename("away", "jobs")
+    assert api.call("GET", V2 + "/health", token=None).json["status"] == "ok"
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        ("203.0.113.9", b"198.51.100.1", "203.0.113.9"),
+        ("10.0.0.1", b"", "10.0.0.1"),
+        ("10.0.0.1", b"198.51.100.1", "198.51.100.1"),
+        ("10.0.0.1", b"192.0.2.66, 198.51.100.1, 10.0.0.2", "198.51.100.1"),
+        ("10.0.0.1", b"198.51.100.1, nonsense\xff", "10.0.0.1"),
+        ("10.0.0.1", b"2001:db8::1", "2001:db8::1"),
+    ],
+)
+def test_the_log_names_the_nearest_address_that_is_no_trusted_proxy(peer: str, forwarded: bytes, client: str) -> None:
+    """Only what a trusted proxy wrote counts; what a client wrote itself stands further left and does not."""
+    assert find_client(peer, forwarded, [ipaddress.ip_network("10.0.0.0/24")]) == client
 
 
 def test_h81_only_tls_1_2_and_1_3_with_good_ciphers(api: Api) -> None:

@@ -11,6 +11,7 @@ from ..declare.server import Server
 from ..wire.api import ApiError
 from .call import Call
 from .problems import Refused
+from .proxies import is_within
 from .sites import Sites
 from .tokens import AGENT, TokenBook
 
@@ -63,7 +64,7 @@ class Access:
         if self._gateway is None:
             return None
         user = call.headers.get(self._gateway.header.encode())
-        if user is None or not self._comes_from_gateway(call.client):
+        if user is None or not is_within(call.client, self._sources):
             return None
         if self._gateway.header.encode() in call.duplicates:
             return None
@@ -72,10 +73,3 @@ class Access:
             return None
         sites = self._sites.of_user(name) if AGENT in self._gateway.scopes else ()
         return Who(name, tuple(self._gateway.scopes), sites, "")
-
-    def _comes_from_gateway(self, client: str) -> bool:
-        try:
-            address = ipaddress.ip_address(client)
-        except ValueError:
-            return False
-        return any(address in network for network in self._sources)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import time
 from collections.abc import Mapping
 from typing import Any
+
+from sqlalchemy import select
 
 from .. import __version__
 from ..job.codec import dump_json
@@ -18,6 +21,8 @@ from .call import Answer, Call, Gone, Receive, Send, answer_refusal
 from .old_calls import OldFace
 from .old_sites import HANDLERS
 from .problems import Refused, unknown
+from .proxies import find_client
+from .schema import JOBS
 from .service import Service
 
 LOG = logging.getLogger("misrc.api")
@@ -33,6 +38,7 @@ class Application:
     def __init__(self, service: Service) -> None:
         self.service = service
         self._hosts = {name.encode() for name in service.server.hosts}
+        self._proxies = [ipaddress.ip_network(network) for network in service.server.trusted_proxies]
         self._old = OldFace(service, HANDLERS)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
@@ -65,7 +71,8 @@ class Application:
             await _send(call, answer_refusal(Refused(ApiError.PAUSED, "the call was ended; go on")), send)
         finally:
             call.finish()
-        _log(call, note, time.monotonic() - started)
+        client = find_client(call.client, call.headers.get(b"x-forwarded-for", b""), self._proxies)
+        _log(call, note, client, time.monotonic() - started)
 
     async def _answer(self, call: Call, note: _Note) -> Answer:
         try:
@@ -90,7 +97,7 @@ class Application:
         self._check_host(call)
         if call.path.startswith(V2 + b"/"):
             if call.path == HEALTH:
-                return health(call)
+                return await health(self.service, call)
             return await self._dispatch_v2(call, note)
         if self._old.knows(call.path):
             return await self._old.answer(call, note)
@@ -123,10 +130,11 @@ class _Note:
         self.status = 0
 
 
-def health(call: Call) -> Answer:
-    """Whether the service answers at all; needs no token, and tells nothing but the version."""
+async def health(service: Service, call: Call) -> Answer:
+    """Whether the service can read its jobs, else `paused`; needs no token, and tells nothing but the version."""
     if call.method not in ("GET", "HEAD"):
         raise routes.MethodRefused(("GET", "HEAD"))
+    await service.database.read(lambda connection: connection.execute(select(JOBS.c.number).limit(1)).first())
     return Answer(200, dump_json({"misrc": __version__, "status": "ok"}))
 
 
@@ -145,7 +153,7 @@ async def _send(call: Call, answer: Answer, send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-def _log(call: Call, note: _Note, seconds: float) -> None:
+def _log(call: Call, note: _Note, client: str, seconds: float) -> None:
     """One line for what changed something or was refused; what only looks is not worth a line."""
     level = logging.INFO if note.status >= 400 or call.method in ("PUT", "PATCH") else logging.DEBUG
     if ACCESS.isEnabledFor(level):
@@ -158,7 +166,7 @@ def _log(call: Call, note: _Note, seconds: float) -> None:
                     "route": note.route,
                     "status": note.status,
                     "user": note.user,
-                    "client": call.client,
+                    "client": client,
                     "ms": round(seconds * 1000, 1),
                 }
             },

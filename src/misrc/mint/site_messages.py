@@ -41,7 +41,10 @@ SITE_MESSAGES: dict[str, tuple[str, str]] = {
         "踏み台のホスト鍵 (ssh_host_ed25519_key.pub の行)",
     ),
     "ask.programs": ("Programs, separated by spaces", "プログラム名 (空白区切り)"),
-    "ask.api_user": ("User of the API server whose jobs the site's agent takes", "サイトのエージェントが扱うAPI利用者名"),
+    "ask.api_user": (
+        "User of the API server whose jobs the site's agent takes",
+        "サイトのエージェントが扱うAPI利用者名",
+    ),
     "add.done_api": ("Declared in {path}.", "{path} に定義しました。"),
     "add.dry_api": ("Nothing was written. It would be declared in {path}.", "何も書き込んでいません。定義先: {path}"),
     "add.tokens": (
