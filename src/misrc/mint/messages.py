@@ -181,8 +181,8 @@ MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "api.certificate": (
         "the API server of {site} ({address}) shows a certificate that is not trusted here: {why}; nothing was sent. "
-        "Check 'ca_file', or ask {contact}",
-        "{site} のAPIサーバー ({address}) の証明書を信頼できません: {why}。何も送信していません。'ca_file' を確認するか "
+        "Check 'api.ca', or ask {contact}",
+        "{site} のAPIサーバー ({address}) の証明書を信頼できません: {why}。何も送信していません。'api.ca' を確認するか "
         "{contact} に連絡してください",
     ),
     "api.denied": (
