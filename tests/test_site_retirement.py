@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from conftest import Mint, eventually
+from conftest import Mint, eventually, job_processes
 from lives import (
     accept,
     add,
@@ -113,6 +116,10 @@ def test_by_force_also_jobs_that_nobody_can_end_let_a_site_go(house: Mint) -> No
     assert done.returncode == 0 and job in done.stdout, done
     assert check_retired(house, private)["left"] == [job]
     assert [record["state"] for record in house.jobs()] == ["running"]
+    while left := job_processes(job):
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.full
