@@ -344,7 +344,8 @@ def test_the_ini_file_counts_beside_the_declaration(api: Api, folder: Path) -> N
     """Its sites and commands are known, a change is seen without a restart, and reload-ini is the operator's."""
     ini = folder / "mi_distributed_computing_assist.ini"
     text = (
-        "[Server]\nipaddress = 192.0.2.10\nportnumber = 8082\nloglevel = 3\n[RemoteSites]\nremote_site_ids = old_Site\n    {0}\n"
+        "[Server]\nipaddress = 192.0.2.10\nportnumber = 8082\nloglevel = 3\n"
+        "[RemoteSites]\nremote_site_ids = old_Site\n    {0}\n"
         "[old_Site]\ncommands = /a.sh\n   /b.sh\n[{0}]\ncommands = /c.sh\n"
     )
     ini.write_text(text.format("u-tokyo327"))

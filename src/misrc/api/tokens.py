@@ -121,6 +121,11 @@ def list_tokens(connection: Connection) -> list[Token]:
     return [_token(row) for row in connection.execute(select(TOKENS).order_by(TOKENS.c.number))]
 
 
+def _find(connection: Connection, digest: str) -> Token | None:
+    row = connection.execute(select(TOKENS).where(TOKENS.c.digest == digest)).first()
+    return None if row is None else _token(row)
+
+
 def _token(row: Any) -> Token:
     values = dict(row._mapping)
     return Token(**{**values, "scopes": tuple(values["scopes"].split()), "sites": tuple(values["sites"].split())})
@@ -142,5 +147,8 @@ class TokenBook:
             known = await self._database.read(list_tokens)
             self._known, self._stamp = {token.digest: token for token in known}, stamp
         digest = digest_token(secret)
-        token = None if digest is None else self._known.get(digest)
+        if digest is None:
+            return None
+        # What is not known here may have been made by another process just now.
+        token = self._known.get(digest) or await self._database.read(lambda connection: _find(connection, digest))
         return token if token is not None and token.holds(self._clock()) else None
