@@ -20,6 +20,7 @@ if not found:
     sys.exit("mi-system-remote: install misrc-site.pyz first (misrc-site.pyz install --site … --policy …)")
 sys.path.insert(0, found[0])
 
+# Imported only now, because the code of the installation is meant and no other.
 from misrc.job import faults  # noqa: E402
 from misrc.site.home import Home  # noqa: E402
 from misrc.site.legacy_command import main  # noqa: E402
