@@ -1,15 +1,39 @@
-"""Agents that wait for work and get none: each keeps its own TLS connection and a long poll at the API server open.
+"""Agents that wait for work: each keeps its own TLS connection and a long poll at the API server open.
 
-idle_agents.py PORT CA SITE COUNT   (the token stands on standard input; "ready" comes when all are waiting)
+idle_agents.py PORT CA SITE COUNT   (the token stands on standard input)
+
+It prints `ready` when all are waiting, and `work` for each that is given a job.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import resource
 import ssl
+import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def idle_agents(port: int, ca: Path, site: str, token: str, count: int) -> Iterator[subprocess.Popen[str]]:
+    """This script as a process; its agents wait."""
+    words = [sys.executable, __file__, str(port), str(ca), site, str(count)]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(token + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "ready\n", "the agents do not wait"
+        yield process
+        assert process.poll() is None, "the agents gave up"
+    finally:
+        process.kill()
+        process.communicate()
 
 
 async def wait_for_work(port: int, context: ssl.SSLContext, site: str, token: str, begun: asyncio.Semaphore) -> None:
@@ -31,14 +55,18 @@ async def wait_for_work(port: int, context: ssl.SSLContext, site: str, token: st
             if name.lower() == b"content-length":
                 length = int(value)
         answer = await reader.readexactly(length)
-        if b" 200 " not in status or json.loads(answer)["claims"]:
+        if b" 200 " not in status:
             raise SystemExit(f"{status!r} {answer[:200]!r}")
+        if json.loads(answer)["claims"]:
+            print("work", flush=True)
 
 
 async def main() -> None:
     """All of them."""
     port, ca, site, count = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
     token = sys.stdin.readline().strip()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     context = ssl.create_default_context(cafile=ca)
     begun = asyncio.Semaphore(0)
     tasks = []
@@ -48,8 +76,10 @@ async def main() -> None:
             await asyncio.sleep(0.2)
     for _ in range(count):
         await begun.acquire()
+    await asyncio.sleep(1)  # the last polls reach the server
     print("ready", flush=True)
     await asyncio.gather(*tasks)
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,31 +1,34 @@
 """The API server and those who ask it: the predecessor's polls, agents that wait, jobs through a store on disk.
 
-The server speaks plain HTTP on loopback, as behind a proxy. Rates are compared with an empty route of the same server
-in the same run; the clients are processes of their own and do little more than send and receive.
+The server speaks plain HTTP on loopback, as behind a proxy; the agents that wait come through one, over TLS. Rates are
+compared with an empty route of the same server software in the same run; the clients are processes of their own and do
+little more than send and receive.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import multiprocessing
 import os
-import resource
-import selectors
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
+import jobs
 from apiserver import SITE, V2, Api, running
+from conftest import connects, eventually, free_port
+from idle_agents import idle_agents
 from stage import Row, median, row
 
 SECONDS = 2.0
 JOBS = 1000
 AGENTS = 2000
-EMPTY = V2 + "/health"
 POLL = "/mi-distcomp-api/calc-request?site_id=UnivB_Lab"
-NOOPS = 100
 
 
 def measure(pairs: int | None) -> list[Row]:
@@ -34,15 +37,18 @@ def measure(pairs: int | None) -> list[Row]:
     base.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=base) as name, running(Path(name) / "s", tls=None) as api:
         idle = memory(api)
-        ratio = min(rate_ratio(api, 1, pairs or 3), rate_ratio(api, 8, pairs or 3))
-        jobs = jobs_per_second(api)
+        with empty_server() as empty:
+            ratio = min(rate_ratio(api, empty, connections, pairs or 3) for connections in (1, 8))
         api.kill()
         api.start()
-        cpu, rss = waiting_agents(api)
+        with Proxy(Path(name) / "nginx", api) as proxy:
+            cpu, rss = waiting_agents(api, proxy)
+    unsigned, signed = (jobs.rate(base, kind, pairs or 3) for kind in (False, True))
     print(f"  journal: WAL, synchronous=FULL; {os.cpu_count()} processors", flush=True)
     return [
         row("rate-ratio", ratio, "", "higher"),
-        row("jobs-per-s", jobs, "1/s", "higher"),
+        row("jobs-per-s", unsigned, "1/s", "higher"),
+        row("signed-jobs-per-s", signed, "1/s", "higher"),
         row("idle-cpu-percent", cpu, "%", "lower"),
         row("rss-mib", rss, "MiB", "lower"),
         row("idle-rss-mib", idle, "MiB", "lower"),
@@ -85,10 +91,10 @@ def _ask(port: int, sent: bytes, found: multiprocessing.Queue[int]) -> None:
     found.put(count)
 
 
-def rate(api: Api, sent: bytes, connections: int) -> float:
+def rate(port: int, sent: bytes, connections: int) -> float:
     """Answers a second."""
     found: multiprocessing.Queue[int] = multiprocessing.Queue()
-    clients = [multiprocessing.Process(target=_ask, args=(api.port, sent, found)) for _ in range(connections)]
+    clients = [multiprocessing.Process(target=_ask, args=(port, sent, found)) for _ in range(connections)]
     for client in clients:
         client.start()
     total = sum(found.get(timeout=60) for _ in clients)
@@ -97,60 +103,75 @@ def rate(api: Api, sent: bytes, connections: int) -> float:
     return total / SECONDS
 
 
-def rate_ratio(api: Api, connections: int, pairs: int) -> float:
-    """calc-request against the empty route, on a store of many jobs."""
-    while len(api.call("GET", f"{V2}/jobs?limit=1").json["jobs"]) < 1:
+def rate_ratio(api: Api, empty: int, connections: int, pairs: int) -> float:
+    """calc-request on a store of many jobs, against a route of the same server software that only says `{}`."""
+    if not api.call("GET", f"{V2}/jobs?limit=1").json["jobs"]:
         for _ in range(JOBS):
             api.submit(release=False)
         api.submit()
+    asked = request(api, "GET", POLL, "agent")
     ratios = []
     for _ in range(pairs):
-        empty = rate(api, request(api, "GET", EMPTY, "agent"), connections)
-        polls = rate(api, request(api, "GET", POLL, "agent"), connections)
-        print(f"  {connections} connections: {polls:.0f} polls/s, {empty:.0f} empty/s", flush=True)
-        ratios.append(polls / empty)
+        nothing, polls = rate(empty, asked, connections), rate(api.port, asked, connections)
+        print(f"  {connections} connections: {polls:.0f} polls/s, {nothing:.0f} empty/s", flush=True)
+        ratios.append(polls / nothing)
     return median(ratios)
 
 
-def jobs_per_second(api: Api) -> float:
-    """No-op jobs through all calls of both ends, one after the other: register, claim, report, end, close."""
-    agent = str(uuid.uuid4())
-    for claim in api.poll(agent, room=1000)["claims"]:
-        api.end(claim, {}, outcome="failed")
-    started = time.monotonic()
-    for _ in range(NOOPS):
-        job = api.submit({"a.dat": b"x"})
-        claim = api.claim(agent)
-        api.report(claim, "running")
-        api.end(claim, {"out.dat": b"y"})
-        api.call("POST", f"{V2}/jobs/{job}/close", {})
-    return NOOPS / (time.monotonic() - started)
-
-
-def waiting_agents(api: Api) -> tuple[float, float]:
-    """Processor time in percent and MiB, while many agents wait; each of them is answered by a job at the end."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    count = min(AGENTS, hard - 200)
-    streams = [socket.create_connection(("127.0.0.1", api.port)) for _ in range(count)]
+@contextlib.contextmanager
+def empty_server() -> Iterator[int]:
+    """The port of a process that serves as `misrc serve` does, with nothing behind it."""
+    port = free_port()
+    script = Path(__file__).with_name("empty_server.py")
+    process = subprocess.Popen([sys.executable, str(script), str(port)])
     try:
-        for stream in streams:
-            body = json.dumps({"agent": str(uuid.uuid4()), "wait": 60, "room": 1}).encode()
-            stream.sendall(request(api, "POST", f"{V2}/sites/{SITE}/poll", "agent", body))
-        time.sleep(8)  # all are waiting
+        eventually(lambda: connects(port), what="the empty server")
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+class Proxy:
+    """nginx in front of the API server, with its certificate."""
+
+    def __init__(self, root: Path, api: Api) -> None:
+        self.port = free_port()
+        root.mkdir()
+        tls = api.root / "tls"
+        temporary = "\n".join(f"{kind}_temp_path {root}/{kind};" for kind in ("proxy", "fastcgi", "uwsgi", "scgi"))
+        (root / "nginx.conf").write_text(
+            f"pid {root}/pid; error_log {root}/error.log; worker_processes 1; daemon off;\n"
+            f"worker_rlimit_nofile 10000; events {{ worker_connections 9000; }}\n"
+            f"http {{ access_log off; client_body_temp_path {root}/body;\n{temporary}\n"
+            f"server {{ listen 127.0.0.1:{self.port} ssl backlog=2048;\n"
+            f"ssl_certificate {tls}/cert.pem; ssl_certificate_key {tls}/key.pem;\n"
+            f"location / {{ proxy_pass http://127.0.0.1:{api.port}; proxy_http_version 1.1; proxy_read_timeout 120s;\n"
+            f"proxy_set_header Host $http_host; }} }} }}\n"
+        )
+        self.root = root
+
+    def __enter__(self) -> Proxy:
+        self.process = subprocess.Popen(["nginx", "-c", str(self.root / "nginx.conf"), "-p", str(self.root)])
+        eventually((self.root / "pid").exists, what="nginx")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+def waiting_agents(api: Api, proxy: Proxy) -> tuple[float, float]:
+    """Processor time in percent and MiB, while many agents wait behind the proxy; one is then answered by a job."""
+    for claim in api.poll(str(uuid.uuid4()), room=1000)["claims"]:
+        api.end(claim, {}, outcome="failed")
+    with idle_agents(proxy.port, api.root / "tls/ca.pem", SITE, api.tokens["agent"], AGENTS) as agents:
         before, started = processor(api), time.monotonic()
         time.sleep(10)
         cpu = (processor(api) - before) / (time.monotonic() - started) * 100
         rss = memory(api)
         started = time.monotonic()
         api.submit()
-        with selectors.DefaultSelector() as selector:
-            for stream in streams:
-                selector.register(stream, selectors.EVENT_READ)
-            if not selector.select(30):
-                raise RuntimeError("nobody was answered")
-        print(f"  {count} agents wait; one had its job after {time.monotonic() - started:.3f} s", flush=True)
+        assert agents.stdout is not None and agents.stdout.readline() == "work\n", "nobody was answered"
+        print(f"  {AGENTS} agents wait; one had its job after {time.monotonic() - started:.3f} s", flush=True)
         return cpu, rss
-    finally:
-        for stream in streams:
-            stream.close()

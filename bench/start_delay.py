@@ -10,17 +10,16 @@ from __future__ import annotations
 import contextlib
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 from apiserver import USER
 from chain import Chain, chain
 from conftest import make_program
+from idle_agents import idle_agents
 from stage import Row, row
 
 from misrc.job.interface import Interface
@@ -47,7 +46,7 @@ def measure(jobs: int | None) -> list[Row]:
         _prepare(whole)
         site = load_site(whole.mint.root / "inventory", whole.site.name)
         os.environ["XDG_CONFIG_HOME"] = str(whole.mint.root / "config")
-        with contextlib.closing(make_link(site)) as link, _idle_agents(whole, AGENTS):
+        with contextlib.closing(make_link(site)) as link, _others(whole):
             delays = [_delay(link) for _ in range(count + 3)][3:]
             noops = [_noop(site) for _ in range(NOOPS)]
             runs = [_run(whole, number) for number in range(RUNS + 1)][1:]
@@ -86,29 +85,8 @@ def _prepare(whole: Chain) -> None:
     whole.start_agent()
 
 
-@contextlib.contextmanager
-def _idle_agents(whole: Chain, count: int) -> Iterator[None]:
-    script = Path(__file__).with_name("idle_agents.py")
-    words = [
-        sys.executable,
-        str(script),
-        str(whole.api.port),
-        str(whole.api.root / "tls/ca.pem"),
-        "other-site",
-        str(count),
-    ]
-    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(whole.api.tokens["others"] + "\n")
-        process.stdin.flush()
-        assert process.stdout.readline() == "ready\n", "the other agents do not wait"
-        print(f"  {count} other agents wait", file=sys.stderr, flush=True)
-        yield
-        assert process.poll() is None, "the other agents gave up"
-    finally:
-        process.kill()
-        process.communicate()
+def _others(whole: Chain) -> contextlib.AbstractContextManager[object]:
+    return idle_agents(whole.api.port, whole.api.root / "tls/ca.pem", "other-site", whole.api.tokens["others"], AGENTS)
 
 
 def _delay(link: Link) -> float:

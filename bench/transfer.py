@@ -1,13 +1,14 @@
 """Files into the API server: its memory with four in flight, and its speed against the plainest way of the same host.
 
 The plainest way is `curl -T` into nginx (WebDAV PUT), then fsync and sha256 of the file on the same disk: what v2 does
-before it counts a file. Not measured here: the predecessor's form against a server that reads the JSON whole.
+before it counts a file. The predecessor's form, base64 in JSON, goes against a Flask server that reads the JSON whole.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -19,13 +20,14 @@ import uuid
 from pathlib import Path
 
 from apiserver import V2, Api, running, spec
-from conftest import eventually, free_port
+from conftest import connects, eventually, free_port
 from stage import Row, median, paired, row
 
 MIB = 1 << 20
 BLOCK = os.urandom(MIB)
 LARGE = int(os.environ.get("MISRC_BENCH_MIB", "1536"))
 PAIRED = 512
+LEGACY = 384
 
 
 def measure(pairs: int | None) -> list[Row]:
@@ -41,6 +43,9 @@ def measure(pairs: int | None) -> list[Row]:
             ratios = paired(
                 lambda: nginx.put(file), lambda: upload(api, file, digest), pairs or 3, "curl+fsync+sha256 / v2"
             )
+            old = legacy_ratios(api, root, pairs or 3)
+            api.kill()
+            api.start()
             large, large_digest = make_file(root / "large", LARGE)
             threads = [threading.Thread(target=upload, args=(api, large, large_digest)) for _ in range(4)]
             for thread in threads:
@@ -48,7 +53,11 @@ def measure(pairs: int | None) -> list[Row]:
             for thread in threads:
                 thread.join()
             peak = peak_memory(api)
-    return [row("v2-ratio", median(ratios), "", "higher"), row("peak-rss-mib", peak, "MiB", "lower")]
+    return [
+        row("v2-ratio", median(ratios), "", "higher"),
+        row("legacy-ratio", median(old), "", "higher"),
+        row("peak-rss-mib", peak, "MiB", "lower"),
+    ]
 
 
 def make_file(path: Path, mebibytes: int) -> tuple[Path, str]:
@@ -68,12 +77,12 @@ def peak_memory(api: Api) -> float:
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
-def curl(file: Path, url: str, *headers: str) -> float:
+def curl(file: Path, url: str, *headers: str, method: str = "PUT") -> float:
     """Seconds that `curl -T` takes."""
     words = [word for header in headers for word in ("-H", header)]
     started = time.perf_counter()
     done = subprocess.run(
-        ["curl", "-sf", "-o", "/dev/null", "-H", "Expect:", *words, "-T", str(file), url], check=False
+        ["curl", "-sf", "-X", method, "-o", "/dev/null", "-H", "Expect:", *words, "-T", str(file), url], check=False
     )
     if done.returncode:
         raise RuntimeError(f"curl ended with {done.returncode}")
@@ -91,6 +100,47 @@ def upload(api: Api, file: Path, digest: str) -> float:
     for call in ("cancel", "close"):
         api.call("POST", f"{V2}/jobs/{job}/{call}", {})
     return seconds
+
+
+def legacy_ratios(api: Api, root: Path, pairs: int) -> list[float]:
+    """Flask's time over ours, for one registration with a large file in the predecessor's form."""
+    body = root / "registration"
+    info = {
+        "command": "/opt/noop.sh",
+        "remote-site": "UnivB_Lab",
+        "parameters": "",
+        "parameter_files": {"a.dat": ["", "application/octet-stream;", "charset=binary"]},
+        "result_files": {"out.dat": {"content": "", "mimetype1": "", "mimetype2": ""}},
+    }
+    head, tail = json.dumps({"calc-info": info}).encode().split(b'""', 1)
+    text = base64.b64encode(os.urandom(3 * MIB))
+    with body.open("wb") as file:
+        file.write(head + b'"')
+        for _ in range(LEGACY // 3):
+            file.write(text)
+        file.write(b'"' + tail)
+    folder = root / "flask"
+    folder.mkdir()
+    port = free_port()
+    script = Path(__file__).with_name("flask_server.py")
+    process = subprocess.Popen([sys.executable, str(script), str(port), str(folder)], stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: connects(port), what="Flask")
+        return paired(
+            lambda: register(body, port, "none"),
+            lambda: register(body, api.port, api.tokens["workflow"]),
+            pairs,
+            "Flask / the predecessor's form here",
+        )
+    finally:
+        process.kill()
+        process.wait()
+
+
+def register(body: Path, port: int, token: str) -> float:
+    """Seconds of one registration."""
+    url = f"http://127.0.0.1:{port}/mi-distcomp-api/add-calcinfo"
+    return curl(body, url, "Content-Type: application/json", f"Authorization: Bearer {token}", method="POST")
 
 
 class Nginx:

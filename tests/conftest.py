@@ -40,6 +40,13 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def connects(port: int) -> bool:
+    """Whether somebody listens on a loopback port."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
 def eventually(condition: Any, seconds: float = 20.0, what: str = "the condition") -> Any:
     """Wait until `condition()` is true, and return it; timing decides nothing but how long a failure takes."""
     end = time.monotonic() + seconds
@@ -253,13 +260,8 @@ class Site:
                 stderr=log,
                 start_new_session=True,
             )
-        eventually(self._listens, what="sshd's port")
+        eventually(lambda: connects(self.port), what="sshd's port")
         return self.port
-
-    def _listens(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-            return True
-        return False
 
     def stop_sshd(self, connections: bool = True) -> None:
         """End sshd, and by default every connection that it serves."""
