@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from misrc.job.arguments import ArgumentRefused, ArgumentRule, fill_arguments
-from misrc.job.authorized_keys import parse_public_key, render_line
+from misrc.job.authorized_keys import render_line
 from misrc.job.codec import CodecError, decode, dump_json, encode, parse_json
 from misrc.job.ledger import GENESIS, Checkpoint, LedgerBroken, render_record, verify_lines
 from misrc.job.manifest import Entry, digest_manifest, make_manifest, parse_manifest, render_manifest
 from misrc.job.names import NameRefused, NameSet, check_component, check_distinct, check_input_name, check_result_name
 from misrc.job.policy import parse_policy
+from misrc.job.public_keys import parse_public_key
 from misrc.job.quantities import parse_duration, parse_size
 from misrc.job.spec import JobSpec, OpenRequest, parse_open, render_open
 from misrc.job.states import TRANSITIONS, JobState, TransitionError, check_transition

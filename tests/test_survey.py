@@ -24,7 +24,7 @@ from misrc.declare import survey
 from misrc.declare.agreements import Agreement, Duty, Expectation, Measure, Survey
 from misrc.declare.interface import Argument, Program, RetryRule, Site, Via
 from misrc.declare.survey_words import WORDS
-from misrc.job.authorized_keys import fingerprint
+from misrc.job.public_keys import fingerprint
 
 ROOT = Path(__file__).resolve().parents[1]
 TODAY = datetime.date(2026, 11, 21)

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ..job.arguments import ArgumentRule
-from ..job.authorized_keys import parse_public_key
 from ..job.interface import Interface, ProgramInterface, Retry
 from ..job.names import ARGUMENT_NAME, PROGRAM_NAME, SITE_ID, NameRefused, check_component
+from ..job.public_keys import parse_public_key
 from ..job.quantities import parse_duration
 from .agreements import Agreement, Survey
 from .module import Module, check_ports

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel
 
-from ..job.authorized_keys import fingerprint
+from ..job.public_keys import fingerprint
 from .agreements import Expectation
 from .interface import Argument, Program, Site
 from .survey_words import Language, word

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Mapping, Optional, Tuple, Union
 
 from .arguments import ArgumentRule
-from .authorized_keys import parse_public_key
 from .codec import FieldError, decode, parse_json
 from .descriptions import described
 from .names import ARGUMENT_NAME, PROGRAM_NAME, SHA256
+from .public_keys import parse_public_key
 from .quantities import parse_duration, parse_size
 from .windows import Window, parse_window
 

@@ -26,7 +26,7 @@ from ..wire.replies import Reply, ReplyError, read_reply
 from .hashing import Hashing
 from .jobs import InputFile
 from .launch import die_with_parent
-from .link import Answer, Link, OnProgress, Untrusted
+from .link import Answer, Link, OnProgress, Untrusted, last_line
 from .places import existing, identity_file, jump_identity, next_identity
 from .scratch import make_scratch, remove_scratch
 
@@ -262,12 +262,6 @@ def _exchange(
         process.stdin.write(data)
         process.stdin.close()
     return read_reply(process.stdout, on_progress)  # type: ignore[arg-type]
-
-
-def last_line(text: str) -> str:
-    """The last line that another program said, safe to print."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return re.sub(r"[^\x20-\x7e]", "?", lines[-1])[:200] if lines else ""
 
 
 class _Deadline:

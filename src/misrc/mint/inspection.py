@@ -14,19 +14,20 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from .. import __version__
-from ..job.authorized_keys import KEY_TYPE
 from ..job.errors import MisrcError, Refused
 from ..job.interface import WEBAPI
 from ..job.ledger import Checkpoint
+from ..job.public_keys import KEY_TYPE
 from ..job.quantities import format_size
 from ..wire.refusals import Refusal
 from ..wire.replies import Hello
 from .api_inspection import inspect_api
-from .connection import Connection, last_line
+from .connection import Connection
 from .declarations import Declaration, find_declaration
 from .findings import Finding, exit_status, fail, ok, skipped, warn
 from .jobs import latest_checkpoint
 from .keys import fingerprint, read_public
+from .link import last_line
 from .messages import say
 from .places import next_identity
 from .probes import PROBES, run_probes

@@ -15,12 +15,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..job.authorized_keys import fingerprint as fingerprint
-from ..job.authorized_keys import parse_public_key
 from ..job.errors import BadRequest
 from ..job.faults import reach
+from ..job.public_keys import fingerprint as fingerprint
+from ..job.public_keys import parse_public_key
 from ..job.records import write_record
-from .connection import last_line
+from .link import last_line
 from .messages import say
 
 KEYGEN = "/usr/bin/ssh-keygen"

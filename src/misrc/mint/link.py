@@ -160,3 +160,9 @@ def sleep_while_driven(seconds: float) -> None:
         if driver and not os.path.exists(f"/proc/{driver}"):
             raise MisrcError("misrc run is gone")
         time.sleep(min(left, 1.0))
+
+
+def last_line(text: str) -> str:
+    """The last line that another program said, safe to print."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return re.sub(r"[^\x20-\x7e]", "?", lines[-1])[:200] if lines else ""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ..declare.inventory import load_policy
 from ..declare.renderers import Subject, render_all
-from ..job.authorized_keys import parse_public_key
 from ..job.errors import BadRequest
 from ..job.policy import Policy
+from ..job.public_keys import parse_public_key
 from .declarations import Declaration, find_declaration
 from .keys import public_file
 from .messages import say

@@ -18,8 +18,8 @@ from ..job.errors import MisrcError, Refused
 from ..job.manifest import Entry, digest_manifest
 from ..job.spec import JobSpec, OpenRequest, render_open
 from ..wire.refusals import Refusal
-from .connection import last_line
 from .findings import Finding, fail, refused, skipped
+from .link import last_line
 from .messages import say
 from .trial import Attempt, Trial, alone, empty_agent
 

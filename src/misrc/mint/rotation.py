@@ -15,11 +15,11 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..job.authorized_keys import parse_public_key
 from ..job.codec import CodecError, decode, parse_json
 from ..job.errors import BadRequest, MisrcError
 from ..job.faults import reach
 from ..job.interface import WEBAPI
+from ..job.public_keys import parse_public_key
 from ..job.records import write_json
 from . import keys
 from .api_token import token_place

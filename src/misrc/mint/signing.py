@@ -13,7 +13,7 @@ from pathlib import Path
 from ..job.errors import BadRequest, MisrcError
 from ..job.spec import NAMESPACE
 from . import keys
-from .connection import last_line
+from .link import last_line
 from .messages import say
 from .places import config_folders, next_identity
 

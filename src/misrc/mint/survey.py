@@ -11,8 +11,8 @@ from ..declare.interface import Site
 from ..declare.inventory import read_variables
 from ..declare.survey import Format, describe_site, render_survey
 from ..declare.survey_words import Language
-from ..job.authorized_keys import parse_public_key
 from ..job.errors import BadRequest
+from ..job.public_keys import parse_public_key
 from .declarations import Declaration, find_declaration
 from .keys import public_file
 from .messages import language, say

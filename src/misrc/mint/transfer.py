@@ -11,38 +11,59 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from ..job.errors import MisrcError, Refused, Unreachable
 from ..job.following import Follower, Found
+from ..job.interface import Interface
 from ..job.manifest import Manifest
 from ..wire.refusals import Refusal
 from ..wire.rsync import get_argv, put_argv, split_names
 from .arrival import Arrival
-from .connection import Connection, last_line
 from .jobs import InputFile
 from .launch import die_with_parent
+from .link import last_line
 from .messages import say
 
+T = TypeVar("T")
 RSYNC = "/usr/bin/rsync"
 _BYTES = re.compile(rb"\s*([0-9][0-9,]*)\s+[0-9]+%")
 # Exit codes of rsync(1) that speak of this machine's files; all others are the connection's.
 _LOCAL = {3, 11, 23}
 
 
-def put(connection: Connection, job: str, inputs: Sequence[InputFile], room: Path, tell: Callable[[int], None]) -> None:
+class Session(Protocol):
+    """What a transfer needs of the job's connection."""
+
+    site: Interface
+
+    def rsh(self) -> str:
+        """The remote shell for rsync."""
+
+    def retrying(self, action: Callable[[], T]) -> T:
+        """Try again as declared."""
+
+    def explain_ssh(self, text: str) -> Unreachable | None:
+        """What ssh's own words mean."""
+
+    def explain_refusal(self, code: str) -> MisrcError:
+        """What the site's refusal means."""
+
+
+def put(session: Session, job: str, inputs: Sequence[InputFile], room: Path, tell: Callable[[int], None]) -> None:
     """Send all inputs, trying again as declared."""
     with _gathered(room, inputs) as folder:
-        connection.retrying(lambda: _put_once(connection, job, folder, inputs, tell))
+        session.retrying(lambda: _put_once(session, job, folder, inputs, tell))
 
 
 def _put_once(
-    connection: Connection, job: str, folder: str, inputs: Sequence[InputFile], tell: Callable[[int], None]
+    session: Session, job: str, folder: str, inputs: Sequence[InputFile], tell: Callable[[int], None]
 ) -> None:
     sizes, before = {item.name: item.size for item in inputs}, 0
     try:
         for names in split_names(tuple(sizes)):
-            argv = put_argv(RSYNC, connection.rsh(), job, names)
-            run_rsync(connection, argv, folder, lambda done, sent=before: tell(sent + done))  # type: ignore[misc]
+            argv = put_argv(RSYNC, session.rsh(), job, names)
+            run_rsync(session, argv, folder, lambda done, sent=before: tell(sent + done))  # type: ignore[misc]
             before += sum(sizes[name] for name in names)
     except Refused as refused:
         # A start that got through before a cut has closed `in/`: then the inputs are there.
@@ -51,20 +72,20 @@ def _put_once(
 
 
 def get(
-    connection: Connection, job: str, manifest: Manifest, target: Path, tell: Callable[[int], None]
+    session: Session, job: str, manifest: Manifest, target: Path, tell: Callable[[int], None]
 ) -> Mapping[str, Found]:
     """One transfer of all results, with files hashed while they arrive; what was hashed and still counts."""
     folder = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     follower, arrival = Follower(folder), Arrival(folder, manifest)
     try:
-        clean = run_rsync(connection, get_argv(RSYNC, connection.rsh(), job), str(target), tell)
+        clean = run_rsync(session, get_argv(RSYNC, session.rsh(), job), str(target), tell)
     finally:
         found = {**arrival.finish(), **follower.finish()}
         os.close(folder)
     return found if clean else {}
 
 
-def run_rsync(connection: Connection, argv: list[str], folder: str, tell: Callable[[int], None]) -> bool:
+def run_rsync(session: Session, argv: list[str], folder: str, tell: Callable[[int], None]) -> bool:
     """Run one transfer in `folder`; its success means nothing yet (the manifest decides), its failure is an error.
 
     True: rsync had nothing to say, so every file was written once, from the front to the back. False: one may have
@@ -91,7 +112,7 @@ def run_rsync(connection: Connection, argv: list[str], folder: str, tell: Callab
         errors.seek(0)
         text = errors.read(8192).decode("utf-8", "replace")
     if status != 0:
-        raise _explain(connection, status, text)
+        raise _explain(session, status, text)
     # It says so where it goes over a file again; and the other side can say much to hide that line.
     return not text
 
@@ -113,17 +134,17 @@ def _follow(process: subprocess.Popen[bytes], tell: Callable[[int], None]) -> No
     process.stdout.close()
 
 
-def _explain(connection: Connection, status: int, text: str) -> MisrcError:
-    known = connection.explain_ssh(text)
+def _explain(session: Session, status: int, text: str) -> MisrcError:
+    known = session.explain_ssh(text)
     if known:
         return known
     denied = re.search(r"misrc: denied \((E[0-9]{2})\)", text)
     if denied:
-        return connection.explain_refusal(denied[1])
+        return session.explain_refusal(denied[1])
     why = last_line(text.replace("rsync error: ", "")) or f"rsync {status}"
     if status in _LOCAL and "No space left" in text:
-        return MisrcError(say("transfer.failed", site=connection.site.id, why="no space left"))
-    return Unreachable(say("transfer.failed", site=connection.site.id, why=why))
+        return MisrcError(say("transfer.failed", site=session.site.id, why="no space left"))
+    return Unreachable(say("transfer.failed", site=session.site.id, why=why))
 
 
 @contextlib.contextmanager

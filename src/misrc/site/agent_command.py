@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import dataclasses
 import os
 import sys
 import uuid
-from typing import Callable, Iterator, List, Mapping, Optional
+from typing import Callable, List
 
-from ..job.agent import MAX_CONFIG_BYTES, PROXY_CREDENTIAL, AgentConfig, parse_agent_config
-from ..job.codec import CodecError
-from ..job.units import AGENT_FOLDER
+from ..job.agent import AgentConfig
 from ..wire.api import Poll, Work
 from ..wire.refusals import Denied
 from . import files, kernel
+from .agent_setting import ENVIRONMENT, KEY, make_endpoint, open_state, read_config, take_proxy_credential
 from .api_client import ApiRefusal, SiteClient, clock_skew
-from .channel import Channel, ChannelError, Endpoint
-from .credentials import CredentialError, Token, read_secret
+from .channel import Channel, ChannelError
+from .credentials import CredentialError, Token
 from .home import Home, read_site
 from .premises import Premises
 
-CONFIG = "agent.json"
-KEY = "agent"
-ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C", "HOME": "/nonexistent"}
 _SKEW_SECONDS = 120.0
 
 
@@ -60,47 +54,10 @@ def main(words: List[str], home: Home) -> int:
     return 2
 
 
-def read_config(home: Home) -> AgentConfig:
-    """`agent.json` of this installation, which nobody else can write."""
-    path = f"{home.config}/{CONFIG}"
-    try:
-        with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            if status.st_uid not in (0, os.getuid()) or status.st_mode & 0o022:
-                raise ValueError("belongs to, or can be written by, somebody else")
-            return parse_agent_config(file.read(MAX_CONFIG_BYTES + 1))
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing: install again with --agent FILE") from None
-    except (CodecError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def take_proxy_credential(config: AgentConfig, environment: Mapping[str, str]) -> AgentConfig:
-    """The configuration with the proxy's secret where systemd has put it, if it has."""
-    path = f"{environment.get('CREDENTIALS_DIRECTORY', '')}/{PROXY_CREDENTIAL}"
-    return dataclasses.replace(config, proxy_credentials=path) if os.path.exists(path) else config
-
-
-def make_endpoint(config: AgentConfig) -> Endpoint:
-    """Where the server is and how it is reached."""
-    path = config.proxy_credentials
-    secret: Optional[Callable[[], str]] = None if path is None else lambda: read_secret(path).strip()
-    return Endpoint(config.server, config.ca, config.via, secret)
-
-
 def make_clients(config: AgentConfig, token: Token, site: str) -> Callable[[], SiteClient]:
     """Makes connections, each its own."""
     endpoint = make_endpoint(config)
     return lambda: SiteClient(Channel(endpoint, token.read), site)
-
-
-@contextlib.contextmanager
-def open_state(home: Home) -> Iterator[int]:
-    """The folder where the agent keeps what is its own, open."""
-    path = AGENT_FOLDER if home.of_host else f"{home.state}/agent"
-    os.makedirs(path, mode=0o700, exist_ok=True)
-    with files.opened(files.open_folder(path)) as folder:
-        yield folder
 
 
 def _run(home: Home, config: AgentConfig, token: Token) -> int:

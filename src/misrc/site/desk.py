@@ -20,7 +20,6 @@ from . import agent_command, contract, files, install_command, keeper
 from .contract import Contract
 from .freezing import Switch
 from .home import Home, open_work_root, read_policy, read_site
-from .host import HostError
 from .installer import InstallError
 from .jobs import JobRecord, find_job, read_jobs
 from .ledger import Ledger, read_lines
@@ -28,6 +27,7 @@ from .release import Releaser, judge
 from .runner import Runner
 from .runner_service import HostRunner
 from .sweep import due, sweep, unclosed_after
+from .things import HostError
 
 MAX_REASON = 500
 

@@ -7,15 +7,12 @@ before everything that holds him is there.
 
 from __future__ import annotations
 
-import grp
 import hashlib
 import os
-import pwd
 import re
-import stat
 import subprocess
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence
 
 from ..job.agent import parse_agent_config
 from ..job.authorized_keys import render_key_file
@@ -25,9 +22,9 @@ from ..job.policy import Policy, parse_policy
 from ..job.sshd import KEYS_FOLDER, forced_command
 from ..job.units import AGENT_FOLDER, AGENT_UNIT, GATE_ACCOUNT, JOB_ACCOUNT, render_agent_unit, render_units
 from ..wire.refusals import Denied
-from . import files
 from .home import SYSTEM_SHARE, Home
 from .ledger import Ledger, create_ledger
+from .things import HostError, Thing, account, file, folder, run
 from .transfer import rsync_version
 
 UNITS = "/etc/systemd/system"
@@ -36,95 +33,6 @@ PYTHON = "/usr/bin/python3"
 # Root's and empty: nothing that a login would read can ever lie in it. (One that is missing makes sshd say so to MInt.)
 EMPTY_HOME = "/var/lib/misrc/home"
 _ENABLED = ("misrc-runner.socket", "misrc-recover.service", "misrc-sweep.timer")
-
-
-class HostError(Exception):
-    """Why the host cannot be installed; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class Thing:
-    """One thing that shall be so."""
-
-    name: str
-    is_so: Callable[[], bool]
-    make_so: Callable[[], None]
-
-
-def account(name: str, shell: str) -> Thing:
-    """An account without a password (`*`: a key still works, whatever PAM says) and without a home of its own."""
-
-    def make() -> None:
-        _run(
-            "useradd",
-            "--system",
-            "--user-group",
-            "--home-dir",
-            EMPTY_HOME,
-            "--shell",
-            shell,
-            "--password",
-            "*",
-            name,
-        )
-
-    def is_so() -> bool:
-        try:
-            return pwd.getpwnam(name).pw_shell == shell
-        except KeyError:
-            return False
-
-    return Thing(f"account {name}", is_so, make)
-
-
-def folder(path: str, owner: str, group: str, mode: int) -> Thing:
-    """A folder with its owner and mode."""
-
-    def is_so() -> bool:
-        return _stands(path, stat.S_ISDIR, owner, group, mode)
-
-    def make() -> None:
-        os.makedirs(path, exist_ok=True)
-        _own(path, owner, group, mode)
-
-    return Thing(f"folder {path}", is_so, make)
-
-
-def file(path: str, data: bytes, owner: str, group: str, mode: int) -> Thing:
-    """A file with its content, owner and mode."""
-
-    def is_so() -> bool:
-        if not _stands(path, stat.S_ISREG, owner, group, mode):
-            return False
-        with open(path, "rb") as present:
-            return present.read(len(data) + 1) == data
-
-    def make() -> None:
-        with files.opened(files.open_folder(os.path.dirname(path))) as place:
-            files.write_record(place, os.path.basename(path), data)
-        _own(path, owner, group, mode)
-
-    return Thing(f"file {path}", is_so, make)
-
-
-def _stands(path: str, kind: Callable[[int], bool], owner: str, group: str, mode: int) -> bool:
-    try:
-        status = os.lstat(path)
-        wanted = (pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid, mode)
-    except (OSError, KeyError):
-        return False
-    return kind(status.st_mode) and (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == wanted
-
-
-def _own(path: str, owner: str, group: str, mode: int) -> None:
-    os.chown(path, pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid, follow_symlinks=False)
-    os.chmod(path, mode)
-
-
-def _run(*words: str) -> None:
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise HostError(f"{words[0]}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
 
 
 @dataclass(frozen=True)
@@ -151,8 +59,8 @@ class Host:
         home, work = Home.locate(), self.policy.work_root
         gate, installed = GATE_ACCOUNT, dump_json({"code": self.digest, "site": self.site}) + b"\n"
         return [
-            account(GATE_ACCOUNT, "/bin/sh"),
-            account(JOB_ACCOUNT, "/usr/sbin/nologin"),
+            account(GATE_ACCOUNT, "/bin/sh", EMPTY_HOME),
+            account(JOB_ACCOUNT, "/usr/sbin/nologin", EMPTY_HOME),
             folder("/usr/libexec", "root", "root", 0o755),
             folder(SYSTEM_SHARE, "root", "root", 0o755),
             self._code(),
@@ -248,7 +156,7 @@ class Host:
         for unit in self._enabled_units():
             if not _enabled(unit):
                 later = unit.endswith(".service") and unit != AGENT_UNIT
-                _run("systemctl", "enable", *([] if later else ["--now"]), unit)
+                run("systemctl", "enable", *([] if later else ["--now"]), unit)
                 changed.append(f"unit {unit} enabled")
         if changed:
             policy_hash = hashlib.sha256(self.policy_bytes).hexdigest()
@@ -258,10 +166,10 @@ class Host:
 
     def _reload(self) -> None:
         """The runner ends and comes back at the next request; supervisors and programs go on."""
-        _run("systemctl", "daemon-reload")
-        _run("systemctl", "stop", "misrc-runner.service")
+        run("systemctl", "daemon-reload")
+        run("systemctl", "stop", "misrc-runner.service")
         if self.agent_bytes is not None:
-            _run("systemctl", "try-restart", AGENT_UNIT)
+            run("systemctl", "try-restart", AGENT_UNIT)
 
 
 def plan_host(site: str, policy_file: str, leave_sshd: bool = False, agent_file: Optional[str] = None) -> Host:

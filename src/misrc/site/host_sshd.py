@@ -14,7 +14,7 @@ from ..job.policy import Policy
 from ..job.sshd import DROP_IN, Gatehouse, compare, expected_values, parse_sshd_version, render_drop_in
 from ..job.units import GATE_ACCOUNT
 from . import files
-from .host import HostError, Thing
+from .things import HostError, Thing
 
 SSHD = "/usr/sbin/sshd"
 _STRANGER = "192.0.2.1"

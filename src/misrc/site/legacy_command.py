@@ -17,7 +17,7 @@ from ..job.agent import AgentConfig, RetryRule
 from ..wire.legacy import DEFAULT_PORT
 from ..wire.refusals import Denied
 from . import files
-from .agent_command import ENVIRONMENT, KEY, make_endpoint, open_state
+from .agent_setting import ENVIRONMENT, KEY, make_endpoint, open_state
 from .channel import Channel
 from .credentials import CredentialError, Token, check_token
 from .home import Home, read_site
