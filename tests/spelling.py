@@ -94,8 +94,8 @@ OLD_PATHS = {
     *(OLD_WORKFLOW + name for name in ("modulesxml/", "inventories/", "sample_data/", "documents/")),
     OLD_WORKFLOW + "misrc_remote_workflow.json",
     *(OLD_API + name for name in ("mi_dicomapi.py", "mi_dicomapi_infomations.py")),
-    *(OLD_API + name for name in ("mi_distributed_computing_assist.ini", "logging.cfg", "syslogs/", "distcomp_api", "debug/api_status.py")),
-    *(OLD_API + "debug/" + name for name in ("api_status_gui.py", "mi-system-side/mi-system-wf.py")),
+    *(OLD_API + name for name in ("mi_distributed_computing_assist.ini", "logging.cfg", "syslogs/", "distcomp_api")),
+    *(OLD_API + "debug/" + name for name in ("api_status.py", "api_status_gui.py", "mi-system-side/mi-system-wf.py")),
     *(OLD_API + "debug/remote-side/" + name for name in ("mi-system-remote.py", "api-debug.py", "debug_gui.py")),
 }
 
