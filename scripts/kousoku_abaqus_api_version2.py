@@ -4,5 +4,6 @@ import os
 import sys
 
 os.environ["PATH"] += ":/usr/local/bin"
+folder = os.path.dirname(os.path.abspath(__file__))
 site = os.environ.get("MISRC_SITE", "company-b")
-os.execvp("misrc", ["misrc", "module", "run", "--scripts", sys.path[0], site, "stress_distribution", *sys.argv[1:]])
+os.execvp("misrc", ["misrc", "module", "run", "--scripts", folder, site, "stress_distribution", *sys.argv[1:]])

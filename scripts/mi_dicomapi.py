@@ -28,4 +28,5 @@ if __name__ == "__main__":
         from misrc.api.dicomapi import main
     except ImportError:
         main = restart
-    sys.exit(main(sys.argv[1:], Path(__file__).resolve()))
+    # Not resolved: an ini file lies beside the link by which it is called, not in this folder.
+    sys.exit(main(sys.argv[1:], Path(__file__).absolute()))

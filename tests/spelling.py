@@ -38,8 +38,6 @@ ELSEWHERE = {
     "agent.json": "the site writes it",
     "keys/*": "beside the inventory",
     "workflow/SITE/*": "MInt's solver log",
-    "mi-system-wf.py": "the predecessor's",
-    "mi_dicomapi.py": "the predecessor's",
     "docs/*NAME.md": "any page",
     "~/*": "a home directory",
     "/etc/*": "a host",
@@ -79,12 +77,28 @@ ELSEWHERE = {
     ".bashrc": "a home directory",
     "*/ssh_host_ed25519_key.pub": "a host",
     "execute_remote-side_program_ssh.sh": "the site's copy of the sample",
-    "execute_remote_command.sh": "the predecessor's",
-    "execute_remote_command.sample.sh": "the predecessor's",
-    "mi-system-remote.py": "the predecessor's",
-    "remote-side_scripts/": "in scripts/, and at the site",
-    "input_data/": "in scripts/, and at the site",
+    "remote_workflow/": "the predecessor's checkout, under its other name",
+    "misrc-api.service": "the role dicomapi makes it",
 }
+OLD_WORKFLOW, OLD_API = "misrc_remote_workflow/", "misrc_distributed_computing_assist_api/"
+# Where the predecessor keeps things, as its manuals list them. Folders end with a slash.
+_OLD_SCRIPTS = (
+    *("abaqus", "create_inputdata.py", "execute_remote_command.sample.sh", "execute_remote_command.sample.py"),
+    *("execute_remote_command.sh", "execute_remote_command_api.sh", "execute_remote-side_program_ssh.sample.sh"),
+    *("execute_remote-side_program_api.sample.sh", "kousoku_abaqus_ssh.sh", "kousoku_abaqus_http.py"),
+    *("kousoku_abaqus_ssh_version2.sh", "kousoku_abaqus_ssh_version2.py", "kousoku_abaqus_api_version2.sh"),
+    *("kousoku_abaqus_api_version2.py", "input_data/", "remote-side_scripts/"),
+)
+OLD_PATHS = {
+    *(OLD_WORKFLOW + "scripts/" + name for name in _OLD_SCRIPTS),
+    *(OLD_WORKFLOW + name for name in ("modulesxml/", "inventories/", "sample_data/", "documents/")),
+    OLD_WORKFLOW + "misrc_remote_workflow.json",
+    *(OLD_API + name for name in ("mi_dicomapi.py", "mi_dicomapi_infomations.py")),
+    *(OLD_API + name for name in ("mi_distributed_computing_assist.ini", "logging.cfg", "syslogs/", "distcomp_api")),
+    *(OLD_API + "debug/" + name for name in ("api_status.py", "api_status_gui.py", "mi-system-side/mi-system-wf.py")),
+    *(OLD_API + "debug/remote-side/" + name for name in ("mi-system-remote.py", "api-debug.py", "debug_gui.py")),
+}
+
 _PATH = re.compile(
     r"(?:~|\.{0,2}|[\w@*.{}<>-]+)?(?:/[\w@*.{}<>-]+)+/?|[\w*-][\w.*-]*/"
     r"|[\w*-][\w*.-]*\.(?:py|pyz|sh|md|yml|yaml|json|jsonl|dat|inp|log|pub|key|conf|ini|toml|timer|service|tar|xml|html)"
@@ -200,6 +214,10 @@ def looks_like_a_file(code: str) -> bool:
 def find_file(page: Page, name: str) -> bool:
     """Whether the repository has it (from its root, the page, or a folder of the code), or it is known elsewhere."""
     if any(fnmatch.fnmatchcase(name, pattern) for pattern in ELSEWHERE):
+        return True
+    # What the predecessor had is compared with its table by tests/test_old_names.py.
+    tells_of_it = page.path.stem == "predecessor" or "old_names" in page.path.parts
+    if tells_of_it and any(f"/{path}".endswith(f"/{name}") for path in (*OLD_PATHS, OLD_WORKFLOW, OLD_API)):
         return True
     near = ("", "src/misrc", "docs", "scripts", "scripts/remote-side_scripts", "roles/mint_node")
     return any((folder / name).exists() for folder in (page.path.parent, *(ROOT / place for place in near)))

@@ -25,7 +25,8 @@ import os
 import sys
 
 os.environ["PATH"] += ":/usr/local/bin"
-os.execvp("misrc", ["misrc", "module", "run", "--scripts", sys.path[0], "{site}", "{program}", *sys.argv[1:]])
+folder = os.path.dirname(os.path.abspath(__file__))
+os.execvp("misrc", ["misrc", "module", "run", "--scripts", folder, "{site}", "{program}", *sys.argv[1:]])
 """
 
 
