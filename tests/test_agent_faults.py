@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import socket
+import threading
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -145,6 +150,56 @@ def test_p27_a_server_that_stalls_is_left_and_asked_again(host: AgentHost) -> No
     host.start()
     job = host.double.submit("copy", {"a.txt": b"abc"})
     finish(host, job)
+
+
+@pytest.mark.parametrize("call", ["report", "log", "end"])
+def test_p27_a_server_that_hangs_on_one_job_holds_up_no_other(host: AgentHost, call: str) -> None:
+    """It takes this call of one job and never answers: other jobs start and end meanwhile, a cancel gets through."""
+    stuck, other = str(uuid.uuid4()), str(uuid.uuid4())
+    hang = host.double.rule(f"/claims/{stuck}/{call}", raw(b"HTTP/1.1 200 OK\r\nContent-Le", stall=600), times=10**6)
+    host.start()
+    host.double.submit("copy", {"a.txt": b"stuck"}, job=stuck)
+    eventually(lambda: hang.hits > 0)
+    begun = time.monotonic()
+    host.double.submit("sleep", arguments={"seconds": "900"}, job=other)
+    for number in range(3):
+        job = host.double.submit("copy", {"a.txt": b"%d" % number})
+        assert eventually(lambda: host.double.ended(job), 60).outcome == "succeeded"  # noqa: B023
+    eventually(lambda: other in host.starts())
+    host.double.wish(other, cancel=True)
+    assert eventually(lambda: host.double.ended(other), 60).outcome == "cancelled"
+    # Each try holds the agent up for some seconds, so there cannot have been many; and it is tried again.
+    assert hang.hits <= 2 + (time.monotonic() - begun) / 2
+    eventually(lambda: hang.hits >= 2, 60)
+    assert not host.double.ended(stuck)
+    host.double.rules.clear()
+    assert eventually(lambda: host.double.ended(stuck), 90).files()["out.dat"] == b"stuck"
+    assert host.starts().count(stuck) == 1
+
+
+def test_p27_a_drip_of_an_answer_is_given_up() -> None:
+    """A byte every half second for an hour: the call ends within its few seconds, whatever it is about."""
+    from misrc.job.agent import Address
+    from misrc.site import channel
+
+    stop = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=_drip, args=(listener, stop), daemon=True).start()
+        address = Address("http", "127.0.0.1", listener.getsockname()[1])
+        made, begun = channel.Channel(channel.Endpoint(address), lambda: "t"), time.monotonic()
+        with pytest.raises(channel.ChannelError):
+            made.call("POST", "/x", b"{}")
+        # A loaded machine may take longer than the bound says, but by far not as long as the answer would.
+        assert channel.SMALL_SECONDS * 0.9 < time.monotonic() - begun < 60
+        stop.set()
+
+
+def _drip(listener: socket.socket, stop: threading.Event) -> None:
+    with contextlib.suppress(OSError), listener.accept()[0] as link:
+        for byte in b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1200:
+            link.sendall(bytes([byte]))
+            if stop.wait(0.5):
+                return
 
 
 def test_p26_the_server_is_gone_for_a_while(host: AgentHost) -> None:
