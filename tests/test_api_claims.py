@@ -346,6 +346,51 @@ def test_what_nobody_releases_or_takes_expires(database: str | None, tmp_path: P
         assert api.report(claim, "running").json == {"cancel": True, "close": False, "missing": []}
 
 
+def test_h58_an_id_stays_gone_when_its_record_is_deleted(database: str | None, tmp_path: Path) -> None:
+    """After `keep_days` a closed job's record goes; its id is refused ever after, and no agent is offered it again."""
+    with running(tmp_path / "s", database, keep_days=1) as api:
+        job, young, agent = str(uuid.uuid4()), api.submit(), agents(1)[0]
+        body = submission(job, {"a.dat": b"in"})
+        assert api.call("PUT", f"{V2}/jobs/{job}", body).status == 201
+        for claim in api.poll(agent, room=10)["claims"]:
+            assert api.end(claim, {}, outcome="failed").status == 200
+            assert api.call("POST", f"{V2}/jobs/{claim['job']}/close", {}).status == 200
+        eventually(lambda: _rows(api, f"SELECT purged FROM jobs WHERE job = '{job}'") == [(1,)], what="the purge")
+        assert api.call("PUT", f"{V2}/jobs/{job}", body).code == "gone"
+        _rows(api, f"UPDATE jobs SET since = since - 90000 WHERE job = '{job}'")
+        api.kill()
+        api.start()
+        eventually(lambda: _rows(api, f"SELECT job FROM jobs WHERE job = '{job}'") == [], what="the deletion")
+        assert _rows(api, f"SELECT owner FROM gone WHERE job = '{job}'") == [("mint",)]
+        for method, path, said in (
+            ("PUT", "", body),
+            ("GET", "", None),
+            ("POST", "/close", {}),
+            ("POST", "/cancel", {}),
+        ):
+            assert api.call(method, f"{V2}/jobs/{job}{path}", said).code == "gone"
+        assert api.call("PUT", f"{V2}/jobs/{job}", body, "other-workflow").code == "forbidden"
+        assert api.call("GET", f"{V2}/jobs/{job}", None, "other-workflow").code == "unknown"
+        held = [{"job": job, "fence": 1}]
+        assert api.poll(agent, holding=held) == {"claims": [], "cancel": [], "close": [], "lost": [job]}
+        assert api.job(young)["state"] == "closed"
+        again = api.submit()
+        assert [claim["job"] for claim in api.poll(agent)["claims"]] == [again]
+
+
+def _rows(api: Api, statement: str) -> list[Any]:
+    """What an operator's own statement gives, beside the server that runs."""
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(api.config["database"].replace("postgresql:", "postgresql+psycopg:"))
+    try:
+        with engine.begin() as connection:
+            found = connection.execute(sqlalchemy.text(statement))
+            return [tuple(row) for row in found] if found.returns_rows else []
+    finally:
+        engine.dispose()
+
+
 def _ended(api: Api, job: str) -> Any:
     seen = api.job(job)
     return seen if seen["state"] == "ended" else None
