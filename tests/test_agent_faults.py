@@ -14,37 +14,10 @@ from pathlib import Path
 import pytest
 from agents import AgentHost, agent_host
 from api_double import drop, raw, say
-from conftest import eventually
+from conftest import eventually, job_processes
+from faultpoints import points
 
 DATA = random.Random(7).randbytes(2_000_000)
-SMALL = (
-    "agent.claimed",
-    "agent.opened",
-    "agent.noted",
-    "agent.reported",
-    "agent.accepted",
-    "agent.started",
-    "agent.ending",
-    "agent.ended",
-    "agent.delivered",
-    "agent.closing",
-    "verb.spawn",
-    "ledger.open.written",
-    "ledger.leave.written",
-    "ledger.close.written",
-    "record.job.json.written",
-    "record.claim.json.written",
-    "record.spec.json.written",
-)
-LARGE = ("courier.fetched", "courier.pushed", "ledger.put.written", "agent.noted", "agent.accepted", "agent.ended")
-SUPERVISOR = (
-    "supervisor.enter",
-    "supervisor.running",
-    "keeper.enter",
-    "keeper.exit",
-    "release.moved",
-    "supervisor.finish",
-)
 
 
 @pytest.fixture
@@ -77,7 +50,7 @@ def finish(host: AgentHost, job: str, runs: int = 1) -> None:
     assert len({agent for agent, _ in ended.claims}) == 1
 
 
-@pytest.mark.parametrize("point", SMALL)
+@pytest.mark.parametrize("point", points("agent-small"))
 def test_p42_a_kill_at_each_step_of_a_small_job(host: AgentHost, point: str) -> None:
     """SIGKILL at this point, once: the next agent adopts the job, which starts once and ends as if nothing had been."""
     strike(host, point)
@@ -88,7 +61,7 @@ def test_p42_a_kill_at_each_step_of_a_small_job(host: AgentHost, point: str) -> 
     assert host.double.jobs[job].files()["out.dat"] == b"abc"
 
 
-@pytest.mark.parametrize("point", LARGE)
+@pytest.mark.parametrize("point", points("agent-large"))
 def test_p42_a_kill_at_each_step_of_a_large_job(host: AgentHost, point: str) -> None:
     """The same where couriers bring inputs and results."""
     strike(host, point)
@@ -99,7 +72,7 @@ def test_p42_a_kill_at_each_step_of_a_large_job(host: AgentHost, point: str) -> 
     assert host.double.jobs[job].files()["out.dat"] == DATA + b"x"
 
 
-@pytest.mark.parametrize("point", SUPERVISOR)
+@pytest.mark.parametrize("point", points("supervisor"))
 def test_p42_a_kill_of_what_looks_after_the_program(host: AgentHost, point: str) -> None:
     """A supervisor or keeper that dies under a living agent is replaced, without a second start."""
     strike(host, point)
@@ -108,6 +81,29 @@ def test_p42_a_kill_of_what_looks_after_the_program(host: AgentHost, point: str)
     # A start is recorded before it is made: a supervisor that dies in between leaves the next one to record its own.
     finish(host, job, runs=2)
     assert struck(host)
+
+
+@pytest.mark.parametrize("point", points("agent-cancel"))
+def test_p42_a_kill_at_each_step_of_a_cancel(host: AgentHost, point: str) -> None:
+    """The agent dies while it cancels: the next one hears it again, and the program is stopped."""
+    stop_struck(host, point)
+
+
+@pytest.mark.parametrize("point", points("supervisor-stop"))
+def test_p42_a_kill_of_what_stops_the_program(host: AgentHost, point: str) -> None:
+    """The supervisor dies while it stops the program: the next one does it."""
+    stop_struck(host, point)
+
+
+def stop_struck(host: AgentHost, point: str) -> None:
+    host.start()
+    job = host.double.submit("sleep", arguments={"seconds": "600"})
+    eventually(lambda: host.starts() == [job])
+    strike(host, point)
+    host.double.wish(job, cancel=True)
+    assert host.keep_running(lambda: host.double.ended(job)).outcome == "cancelled"
+    assert struck(host) and host.starts() == [job]
+    eventually(lambda: not job_processes(job), what="the end of every process")
 
 
 @pytest.mark.parametrize("call", ["/poll", "/report", "/end"])

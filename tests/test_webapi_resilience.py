@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from chain import Chain, chain
 from conftest import Mint
+from faultpoints import points
 from relay import Relay
 from resilience import add_program, check_site, declare
 from test_resilience_faults import LARGE, SHARDS, Faults, run_by_mint, strike_all
@@ -45,6 +46,13 @@ def test_p26_every_name_at_mint(whole: Chain, shard: int) -> None:
     mine = points[shard :: len(SHARDS)]
     shifted = _Results(whole.mint, f"s{shard}")
     assert strike_all(shifted, faults, mine) >= 0.8 * len(mine)
+
+
+@pytest.mark.parametrize("point", points("mint-api"))
+def test_p26_a_kill_at_each_step_of_mint(whole: Chain, point: str) -> None:
+    """The points of the list, one by one: each is passed on this way too, and struck."""
+    faults = Faults(Path(whole.mint.environment["MISRC_FAULTS"]))
+    assert strike_all(_Results(whole.mint, f"p-{point}"), faults, [f"{point} 1"]) == 1
 
 
 class _Results(Mint):
