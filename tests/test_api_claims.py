@@ -79,6 +79,36 @@ def test_h52_fifty_agents_claim_one_job(api: Api, rounds: int) -> None:
         assert api.end(claims[0], {}, outcome="failed").status == 200
 
 
+@pytest.mark.parametrize("rounds", [2, pytest.param(50, marks=pytest.mark.full)])
+def test_h52_fifty_agents_at_two_servers_claim_one_job(
+    api: Api, database: str | None, tmp_path: Path, rounds: int
+) -> None:
+    """The same where two processes serve one store: they do not know of each other, and the store decides."""
+    with beside(api, database, tmp_path) as second:
+        doors = (api, second)
+        for _ in range(rounds):
+            job = api.submit()
+            found = at_once(*[lambda n=n, a=a: doors[n % 2].poll(a) for n, a in enumerate(agents(50))])  # type: ignore[misc]
+            claims = [claim for work in found for claim in work["claims"]]
+            assert [(claim["job"], claim["fence"]) for claim in claims] == [(job, 1)]
+            assert second.end(claims[0], {}, outcome="failed").status == 200
+            assert api.job(job)["outcome"] == "failed"
+
+
+@contextlib.contextmanager
+def beside(api: Api, database: str | None, root: Path) -> Iterator[Api]:
+    """One more server process on the same store."""
+    second = Api(root / "second", database or api.config["database"], times={"lease": 3})
+    second.config["spool"] = api.config["spool"]
+    second.write_config()
+    second.tokens = api.tokens
+    second.start()
+    try:
+        yield second
+    finally:
+        second.kill()
+
+
 def test_h52_agents_that_wait_get_one_job_each(api: Api) -> None:
     """Twenty agents wait, twenty jobs come: each job goes to one agent, and nobody gets two."""
     waiting: list[Any] = []
@@ -193,12 +223,7 @@ def test_h51_an_order_that_cannot_be_is_refused(api: Api) -> None:
 
 def test_two_servers_on_one_store(api: Api, database: str | None, tmp_path: Path) -> None:
     """What one process changes, a poll that waits at the other sees within a second; revocation too."""
-    second = Api(tmp_path / "second", database or api.config["database"], times={"lease": 3})
-    second.config["spool"] = api.config["spool"]
-    second.write_config()
-    second.tokens = api.tokens
-    second.start()
-    try:
+    with beside(api, database, tmp_path) as second:
         found: list[Any] = []
         agent = agents(1)[0]
         thread = threading.Thread(target=lambda: found.append((second.poll(agent, wait=30), time.monotonic())))
@@ -225,8 +250,6 @@ def test_two_servers_on_one_store(api: Api, database: str | None, tmp_path: Path
         request = lambda: second.call("GET", ask, token="agent").json["errors"][0].get("accept_id") == later  # noqa: E731
         eventually(request, 1.5, "the other process's commit")
         api.call("POST", f"{V2}/jobs/{later}/cancel", {})
-    finally:
-        second.kill()
 
 
 @pytest.mark.parametrize("point", points("api"))
