@@ -83,6 +83,8 @@ class Double:
         self.seen: list[tuple[str, str, dict[str, str]]] = []
         self.polls: list[dict[str, Any]] = []
         self.extra_work: list[dict[str, Any]] = []
+        # How many polls there had been when the last of it was given out.
+        self.gave = 0
         self.changed = threading.Condition()
         self.fences = 0
         self.port = 0
@@ -332,7 +334,7 @@ class Handler(BaseHTTPRequestHandler):
         end = time.monotonic() + poll["wait"]
         with double.changed:
             if double.extra_work:
-                return 200, double.extra_work.pop(0)
+                return 200, self._give()
             while True:
                 work = double.work(poll)
                 left = end - time.monotonic()
@@ -340,7 +342,11 @@ class Handler(BaseHTTPRequestHandler):
                     return 200, work
                 double.changed.wait(left)
                 if double.extra_work:
-                    return 200, double.extra_work.pop(0)
+                    return 200, self._give()
+
+    def _give(self) -> dict[str, Any]:
+        self.double.gave = len(self.double.polls)
+        return self.double.extra_work.pop(0)
 
     def _fenced(self, job: DoubleJob, fence: Any) -> None:
         if int(fence) != job.fence:

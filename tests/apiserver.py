@@ -99,6 +99,7 @@ class Api:
         self.faults = root / "faults"
         self.faults.mkdir()
         self.process: subprocess.Popen[bytes] | None = None
+        self.environment: dict[str, str] = {}
         self.write_config()
         self.context = ssl.create_default_context(cafile=str(root / "tls/ca.pem"))
 
@@ -140,7 +141,7 @@ class Api:
         with log.open("ab") as stderr:
             self.process = subprocess.Popen(
                 [MISRC, "serve", "--config", str(self.root / "server.yml")],
-                env={**CLEAN, "MISRC_FAULTS": str(self.faults)},
+                env={**CLEAN, "MISRC_FAULTS": str(self.faults), **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,

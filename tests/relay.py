@@ -2,6 +2,7 @@
 
     with Relay(target_port, delay_ms=25) as relay:
         relay.cut_after(up=100_000)       # once: after so many more bytes from MInt, every connection is cut
+        relay.cut_in("PUT .*/inputs/", up=900)  # once: so many bytes into such a request, where HTTP goes in the clear
         relay.stall(); relay.flow()       # connections stay open, and nothing passes
         relay.refuse(); relay.accept()    # nobody listens any more; again
 
@@ -16,6 +17,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import dataclasses
+import re
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -24,6 +27,26 @@ from types import TracebackType
 CHUNK = 256 << 10
 # What one direction may hold back: more than any loopback bandwidth times the delays that are used.
 HELD_BYTES = 256 << 20
+
+
+REQUEST = re.compile(rb"(?:GET|HEAD|PUT|POST|PATCH) /[!-~]{1,2000} HTTP/1\.1\r\n")
+
+
+@dataclasses.dataclass
+class Call:
+    """One request of HTTP in the clear, with its answer: its first line, and how many bytes went each way."""
+
+    line: str
+    up: int = 0
+    down: int = 0
+
+
+class Line:
+    """One connection: what is asked on it now, and after how many more bytes of a direction all are cut."""
+
+    def __init__(self) -> None:
+        self.call: Call | None = None
+        self.limits: dict[str, int | None] = {"up": None, "down": None}
 
 
 class Relay:
@@ -35,6 +58,8 @@ class Relay:
         self.down = 0
         self.connections = 0
         self.cuts = 0
+        self.calls: list[Call] = []
+        self._phase: tuple[re.Pattern[str], str, int] | None = None
         self.delay = delay_ms / 1000
         self._target = target_port
         self._limits: dict[str, int | None] = {"up": None, "down": None}
@@ -60,10 +85,15 @@ class Relay:
         """Cut every connection once, when so many more bytes have passed in that direction (None: never)."""
         self._call(lambda: self._limits.update(up=up, down=down))
 
+    def cut_in(self, pattern: str, up: int = 0, down: int = 0) -> None:
+        """Cut every connection once, so many bytes into the next request whose line matches, or into its answer."""
+        phase = (re.compile(pattern), "up" if up else "down", up or down)
+        self._call(lambda: setattr(self, "_phase", phase))
+
     @property
     def armed(self) -> bool:
         """Whether a cut is still to come."""
-        return any(limit is not None for limit in self._limits.values())
+        return self._phase is not None or any(limit is not None for limit in self._limits.values())
 
     def cut(self) -> None:
         """Cut every connection now."""
@@ -120,6 +150,7 @@ class Relay:
     def _cut(self) -> None:
         self.cuts += 1
         self._limits.update(up=None, down=None)
+        self._phase = None
         for writer in list(self._open):
             writer.transport.abort()
 
@@ -142,7 +173,10 @@ class Relay:
             target, to_target = await asyncio.open_connection("127.0.0.1", self._target, limit=CHUNK)
             ends.append(to_target)
             self._open.add(to_target)
-            await asyncio.gather(self._direction("up", client, to_target), self._direction("down", target, to_client))
+            line = Line()
+            await asyncio.gather(
+                self._direction("up", line, client, to_target), self._direction("down", line, target, to_client)
+            )
         except (OSError, asyncio.CancelledError):
             pass
         finally:
@@ -151,7 +185,9 @@ class Relay:
                 self._open.discard(end)
             self._tasks.discard(task)
 
-    async def _direction(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _direction(
+        self, name: str, line: Line, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         """One direction: chunks with the time at which they are due; an empty one is the end."""
         queue: deque[tuple[float, bytes]] = deque()
         ready = asyncio.Event()
@@ -161,7 +197,7 @@ class Relay:
         filler = asyncio.ensure_future(self._fill(reader, queue, ready, room))
         try:
             with contextlib.suppress(OSError):
-                await self._empty(name, writer, queue, ready, room)
+                await self._empty(name, line, writer, queue, ready, room)
         finally:
             filler.cancel()
             # Half-closed as TCP is: the other direction may still have something to say.
@@ -187,6 +223,7 @@ class Relay:
     async def _empty(
         self,
         name: str,
+        line: Line,
         writer: asyncio.StreamWriter,
         queue: deque[tuple[float, bytes]],
         ready: asyncio.Event,
@@ -203,16 +240,38 @@ class Relay:
             await self._flowing.wait()
             if not data:
                 return
-            limit = self._limits[name]
-            if limit is not None:
-                data = data[:limit]
-                self._limits[name] = limit - len(data)
+            self._look(name, line, data)
+            data, over = self._pass(name, line, data)
             writer.write(data)
             setattr(self, name, getattr(self, name) + len(data))
             await writer.drain()
-            if self._limits[name] == 0:
+            if over:
                 self._cut()
                 return
+
+    def _look(self, name: str, line: Line, data: bytes) -> None:
+        """Which request these bytes belong to, and whether it is the one to be cut. A client sends one at a time."""
+        found = REQUEST.match(data) if name == "up" else None
+        if found is not None:
+            line.call = Call(found[0].decode("ascii"))
+            self.calls.append(line.call)
+            if self._phase is not None and self._phase[0].search(line.call.line):
+                _, direction, offset = self._phase
+                line.limits[direction] = offset
+                self._phase = None
+        if line.call is not None:
+            setattr(line.call, name, getattr(line.call, name) + len(data))
+
+    def _pass(self, name: str, line: Line, data: bytes) -> tuple[bytes, bool]:
+        """As much of it as may pass, and whether that was the last of it."""
+        over = False
+        for limits in (self._limits, line.limits):
+            limit = limits[name]
+            if limit is not None:
+                data = data[:limit]
+                limits[name] = limit - len(data)
+                over = over or limits[name] == 0
+        return data, over
 
 
 def main() -> None:

@@ -284,6 +284,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "PUT" and what is None:
             self._submit(job)
             return
+        if what == "check":
+            parse_spec(api.Submission(**self._body()).spec.encode())
+            self.say(api.Nothing())
+            return
         held = self.double.jobs.get(job)
         if held is None:
             raise Refuse(api.ApiError.UNKNOWN)

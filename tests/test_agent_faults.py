@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import socket
+import threading
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from agents import AgentHost, agent_host
 from api_double import drop, raw, say
-from conftest import eventually
+from conftest import eventually, job_processes
+from faultpoints import points
 
 DATA = random.Random(7).randbytes(2_000_000)
-SMALL = (
-    "agent.claimed",
-    "agent.opened",
-    "agent.noted",
-    "agent.reported",
-    "agent.accepted",
-    "agent.started",
-    "agent.ending",
-    "agent.ended",
-    "agent.delivered",
-    "agent.closing",
-    "verb.spawn",
-    "ledger.open.written",
-    "ledger.leave.written",
-    "ledger.close.written",
-    "record.job.json.written",
-    "record.claim.json.written",
-    "record.spec.json.written",
-)
-LARGE = ("courier.fetched", "courier.pushed", "ledger.put.written", "agent.noted", "agent.accepted", "agent.ended")
-SUPERVISOR = (
-    "supervisor.enter",
-    "supervisor.running",
-    "keeper.enter",
-    "keeper.exit",
-    "release.moved",
-    "supervisor.finish",
-)
 
 
 @pytest.fixture
@@ -72,7 +50,7 @@ def finish(host: AgentHost, job: str, runs: int = 1) -> None:
     assert len({agent for agent, _ in ended.claims}) == 1
 
 
-@pytest.mark.parametrize("point", SMALL)
+@pytest.mark.parametrize("point", points("agent-small"))
 def test_p42_a_kill_at_each_step_of_a_small_job(host: AgentHost, point: str) -> None:
     """SIGKILL at this point, once: the next agent adopts the job, which starts once and ends as if nothing had been."""
     strike(host, point)
@@ -83,7 +61,7 @@ def test_p42_a_kill_at_each_step_of_a_small_job(host: AgentHost, point: str) -> 
     assert host.double.jobs[job].files()["out.dat"] == b"abc"
 
 
-@pytest.mark.parametrize("point", LARGE)
+@pytest.mark.parametrize("point", points("agent-large"))
 def test_p42_a_kill_at_each_step_of_a_large_job(host: AgentHost, point: str) -> None:
     """The same where couriers bring inputs and results."""
     strike(host, point)
@@ -94,7 +72,7 @@ def test_p42_a_kill_at_each_step_of_a_large_job(host: AgentHost, point: str) -> 
     assert host.double.jobs[job].files()["out.dat"] == DATA + b"x"
 
 
-@pytest.mark.parametrize("point", SUPERVISOR)
+@pytest.mark.parametrize("point", points("supervisor"))
 def test_p42_a_kill_of_what_looks_after_the_program(host: AgentHost, point: str) -> None:
     """A supervisor or keeper that dies under a living agent is replaced, without a second start."""
     strike(host, point)
@@ -103,6 +81,29 @@ def test_p42_a_kill_of_what_looks_after_the_program(host: AgentHost, point: str)
     # A start is recorded before it is made: a supervisor that dies in between leaves the next one to record its own.
     finish(host, job, runs=2)
     assert struck(host)
+
+
+@pytest.mark.parametrize("point", points("agent-cancel"))
+def test_p42_a_kill_at_each_step_of_a_cancel(host: AgentHost, point: str) -> None:
+    """The agent dies while it cancels: the next one hears it again, and the program is stopped."""
+    stop_struck(host, point)
+
+
+@pytest.mark.parametrize("point", points("supervisor-stop"))
+def test_p42_a_kill_of_what_stops_the_program(host: AgentHost, point: str) -> None:
+    """The supervisor dies while it stops the program: the next one does it."""
+    stop_struck(host, point)
+
+
+def stop_struck(host: AgentHost, point: str) -> None:
+    host.start()
+    job = host.double.submit("sleep", arguments={"seconds": "600"})
+    eventually(lambda: host.starts() == [job])
+    strike(host, point)
+    host.double.wish(job, cancel=True)
+    assert host.keep_running(lambda: host.double.ended(job)).outcome == "cancelled"
+    assert struck(host) and host.starts() == [job]
+    eventually(lambda: not job_processes(job), what="the end of every process")
 
 
 @pytest.mark.parametrize("call", ["/poll", "/report", "/end"])
@@ -145,6 +146,56 @@ def test_p27_a_server_that_stalls_is_left_and_asked_again(host: AgentHost) -> No
     host.start()
     job = host.double.submit("copy", {"a.txt": b"abc"})
     finish(host, job)
+
+
+@pytest.mark.parametrize("call", ["report", "log", "end"])
+def test_p27_a_server_that_hangs_on_one_job_holds_up_no_other(host: AgentHost, call: str) -> None:
+    """It takes this call of one job and never answers: other jobs start and end meanwhile, a cancel gets through."""
+    stuck, other = str(uuid.uuid4()), str(uuid.uuid4())
+    hang = host.double.rule(f"/claims/{stuck}/{call}", raw(b"HTTP/1.1 200 OK\r\nContent-Le", stall=600), times=10**6)
+    host.start()
+    host.double.submit("copy", {"a.txt": b"stuck"}, job=stuck)
+    eventually(lambda: hang.hits > 0)
+    begun = time.monotonic()
+    host.double.submit("sleep", arguments={"seconds": "900"}, job=other)
+    for number in range(3):
+        job = host.double.submit("copy", {"a.txt": b"%d" % number})
+        assert eventually(lambda: host.double.ended(job), 60).outcome == "succeeded"  # noqa: B023
+    eventually(lambda: other in host.starts())
+    host.double.wish(other, cancel=True)
+    assert eventually(lambda: host.double.ended(other), 60).outcome == "cancelled"
+    # Each try holds the agent up for some seconds, so there cannot have been many; and it is tried again.
+    assert hang.hits <= 2 + (time.monotonic() - begun) / 2
+    eventually(lambda: hang.hits >= 2, 60)
+    assert not host.double.ended(stuck)
+    host.double.rules.clear()
+    assert eventually(lambda: host.double.ended(stuck), 90).files()["out.dat"] == b"stuck"
+    assert host.starts().count(stuck) == 1
+
+
+def test_p27_a_drip_of_an_answer_is_given_up() -> None:
+    """A byte every half second for an hour: the call ends within its few seconds, whatever it is about."""
+    from misrc.job.agent import Address
+    from misrc.site import channel
+
+    stop = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=_drip, args=(listener, stop), daemon=True).start()
+        address = Address("http", "127.0.0.1", listener.getsockname()[1])
+        made, begun = channel.Channel(channel.Endpoint(address), lambda: "t"), time.monotonic()
+        with pytest.raises(channel.ChannelError):
+            made.call("POST", "/x", b"{}")
+        # A loaded machine may take longer than the bound says, but by far not as long as the answer would.
+        assert channel.SMALL_SECONDS * 0.9 < time.monotonic() - begun < 60
+        stop.set()
+
+
+def _drip(listener: socket.socket, stop: threading.Event) -> None:
+    with contextlib.suppress(OSError), listener.accept()[0] as link:
+        for byte in b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1200:
+            link.sendall(bytes([byte]))
+            if stop.wait(0.5):
+                return
 
 
 def test_p26_the_server_is_gone_for_a_while(host: AgentHost) -> None:

@@ -12,6 +12,7 @@ import pytest
 from agents import AgentHost
 from api_double import Double
 from conftest import CLEAN, ROOT, Site, eventually, free_port, make_program, make_site
+from faultpoints import points
 from predecessor import wf_client
 from predecessor.calls import STDERR_NAME, STDOUT_NAME
 from predecessor.server import Server
@@ -19,18 +20,6 @@ from predecessor.server import Server
 TOKEN = "t" * 40 + "canary" + "t" * 18
 SITE_ID = "Nims-Dev_1"
 COMMAND = "/home/rme/misrc_remote_workflow/scripts/run.sh"
-POINTS = (
-    "legacy.claimed",
-    "legacy.opened",
-    "legacy.announced",
-    "legacy.started",
-    "legacy.ended",
-    "legacy.leaving",
-    "legacy.sent",
-    "legacy.done",
-    "record.legacy.json.written",
-    "ledger.leave.written",
-)
 
 
 @dataclasses.dataclass
@@ -180,8 +169,8 @@ def test_p26_a_lost_answer_does_not_hang_the_job(old: Old, call: str, trouble: s
     assert len(old.starts()) == 1
 
 
-@pytest.mark.parametrize("point", POINTS)
-def test_p42_a_kill_at_each_step(old: Old, point: str) -> None:
+@pytest.mark.parametrize("point", points("legacy-agent"))
+def test_p42_a_kill_at_each_step_of_an_old_job(old: Old, point: str) -> None:
     """SIGKILL at this point, once: the next poller goes on with the job, and its program starts once."""
     (old.site.root / "faults/kill").write_text(point)
     old.start(faults=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import CLEAN, MISRC, Mint, Site, eventually, free_port, make_mint
+from faultpoints import check_all_struck
 from lives import (
     accept,
     add,
@@ -148,6 +149,7 @@ def test_add_killed_anywhere_goes_on(house: Mint, tmp_path: Path) -> None:
     points = fault_points(house, tmp_path, words)
     assert len(points) >= 6
     wanted = declared(house).read_bytes()
+    check_all_struck("life-add", points[:-1])
     for point in points[:-1]:
         for path in [*keys_folder(house).iterdir(), declared(house)]:
             path.unlink()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import Mint, eventually, job_processes
+from faultpoints import check_all_struck
 from lives import (
     accept,
     add,
@@ -144,6 +145,7 @@ def test_retirement_killed_anywhere_goes_on(house: Mint, tmp_path: Path) -> None
     again()
     points = fault_points(house, tmp_path, words)
     assert len(points) >= 10 and entry
+    check_all_struck("life-retire", points)
     for point in points:
         private = again()
         kill_at(house, tmp_path, words, point)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import Mint, eventually
+from faultpoints import check_all_struck
 from lives import (
     accept,
     add,
@@ -35,7 +36,7 @@ def test_rotation_killed_anywhere_goes_on(house: Mint, tmp_path: Path) -> None:
     name = house.site.name
     begin, finish, abort = (["site", "rotate", name, *more] for more in ([], ["--finish"], ["--abort"]))
     fault_points(house, tmp_path, begin)
-    begin_points = fault_points_of_begin(house, tmp_path, begin, abort)
+    seen = begin_points = fault_points_of_begin(house, tmp_path, begin, abort)
     for point in begin_points:
         kill_at(house, tmp_path, begin, point)
         told = ask_json(house, *begin)
@@ -45,6 +46,7 @@ def test_rotation_killed_anywhere_goes_on(house: Mint, tmp_path: Path) -> None:
         told = begun(house, begin)
         accept(house, *told["job_keys"])
         points = fault_points(house, tmp_path, closing)
+        seen = [*seen, *points]
         for point in points:
             told = begun(house, begin)
             accept(house, *told["job_keys"])
@@ -55,6 +57,7 @@ def test_rotation_killed_anywhere_goes_on(house: Mint, tmp_path: Path) -> None:
             listed = subprocess.check_output(["ssh-keygen", "-lf", private_key(house)], text=True).split()[1]
             assert listed == told["fingerprints"][wanted], point
             assert run_hello(house), point
+    check_all_struck("life-rotate", seen)
 
 
 def fault_points_of_begin(house: Mint, tmp_path: Path, begin: list[str], abort: list[str]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from conftest import Site, default_policy, eventually, make_site
 from contracts import DAY, LIMITS, events, hold_slots, state_of
+from faultpoints import points
 
 
 def closed(site: Site) -> str:
@@ -90,7 +91,7 @@ def test_jobs_that_mint_never_closed_are_named_and_deleted_on_request(tmp_path: 
     site.gate(f"cancel {running}".encode())
 
 
-@pytest.mark.parametrize("point", ["ledger.delete.before", "ledger.delete.after", "delete.buried", "delete.aside"])
+@pytest.mark.parametrize("point", points("sweep"))
 def test_a_killed_sweep_is_finished_by_the_next(faulty_site: Site, point: str) -> None:
     """Killed at any step: nothing goes unrecorded, the next sweep leaves nothing, and the other jobs are whole."""
     faults = str(faulty_site.faults)

@@ -81,6 +81,24 @@ def test_refusals_say_why(whole: Chain) -> None:
     assert done.returncode == 0, (done.stderr, whole.said())
 
 
+def test_a_dry_run_asks_what_the_server_declares(whole: Chain) -> None:
+    """What this node declares and the server does not is refused by a dry run, which says so; nothing is made."""
+    words = ("run", "test-site", "copy", "--arg", "words=hi", "--dry-run")
+    jobs = len(whole.api.call("GET", "/mi-distcomp-api/v2/jobs", token="chain-mint").json["jobs"])
+    assert whole.mint.command(*words).returncode == 0
+    declared = whole.mint.declaration
+    other = {key: value for key, value in declared["programs"].items() if key != "copy"}
+    try:
+        for programs in (other, {**other, "copy": {**declared["programs"]["copy"], "arguments": {}}}):
+            whole.api.declare({**declared, "programs": programs})
+            done = eventually(lambda: (made := whole.mint.command(*words)).returncode == 3 and made, what="the refusal")
+            assert "the API server's declaration" in done.stderr, done.stderr
+    finally:
+        whole.api.declare(declared)
+    eventually(lambda: whole.mint.command(*words).returncode == 0, what="the old declaration")
+    assert len(whole.api.call("GET", "/mi-distcomp-api/v2/jobs", token="chain-mint").json["jobs"]) == jobs
+
+
 def test_server_agent_and_run_may_all_die(whole: Chain) -> None:
     """SIGKILL of server, agent and run while the program runs: the same call brings the one result."""
     words = ("run", "test-site", "sleep", "--arg", "seconds=6", "--results", "dead")

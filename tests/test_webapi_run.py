@@ -195,10 +195,35 @@ def test_the_commands_around_a_job(server: ServerDouble, mint: WebMint) -> None:
 
 
 def test_a_dry_run_says_what_it_can(server: ServerDouble, mint: WebMint) -> None:
-    """A dry run asks the server only, says so, and leaves nothing."""
+    """A dry run asks the server, says what that leaves open, in words and as data, and leaves nothing."""
     done = mint.command("run", "test-site", "noop", "--dry-run", "--json")
-    assert done.returncode == 0 and json.loads(done.stdout)["accepted"] is None
+    told = json.loads(done.stdout)
+    assert done.returncode == 0 and told["accepted"] is None
+    assert (told["checked"], told["undecided"]) == (["declaration", "server"], ["policy", "signature", "room"])
+    for language, words in (
+        ("C", ("policy", "signature", "free space")),
+        ("ja_JP.UTF-8", ("ポリシー", "署名", "空き")),
+    ):
+        mint.environment["LANG"] = language
+        done = mint.command("run", "test-site", "noop", "--dry-run")
+        assert done.returncode == 0 and all(word in done.stderr for word in words), done
     assert server.jobs == {}
+    assert {route.rpartition("/")[2] for _, route in server.calls} == {"check"}
+
+
+def test_a_dry_run_needs_no_server_for_what_is_declared_here(server: ServerDouble, mint: WebMint) -> None:
+    """An unknown program, an undeclared input or a wrong argument is a bad request before anybody is asked."""
+    path = mint.file("a.dat", b"x")
+    for words in (
+        ["rm"],
+        ["fail", "--in", f"a.dat={path}"],
+        ["noop", "--arg", "none=1"],
+        ["sleep", "--arg", "seconds=x"],
+        ["noop", "--in", "a.dat=/nowhere"],
+    ):
+        assert mint.command("run", "test-site", *words, "--dry-run").returncode == 2, words
+    assert server.calls == []
+    assert mint.command("run", "test-site", "copy", "--in", f"a.dat={path}", "--dry-run").returncode == 0
 
 
 @pytest.mark.parametrize(

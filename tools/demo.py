@@ -260,9 +260,7 @@ def main() -> int:
     tell("The site's ledger: all that ever left")
     run(*site_command("ledger", "show", "--left"))
     took = time.monotonic() - started
-    tell(
-        f"Done in {took:.0f} s. Results: {results}   Ledger: {SITE}/state/ledger.jsonl   Remove all: ./demo --clean"
-    )
+    tell(f"Done in {took:.0f} s. Results: {results}   Ledger: {SITE}/state/ledger.jsonl   Remove all: ./demo --clean")
     return 0
 
 

@@ -121,6 +121,7 @@ def register(tx: Transaction, user: str, prepared: Prepared, max_jobs: int) -> t
     known = records.find(tx.connection, prepared.spec.job, lock=True)
     if known is not None:
         return _repeated(known, user, prepared), False
+    _refuse_buried(tx.connection, user, prepared.spec.job)
     if count_open(tx.connection, user) >= max_jobs:
         raise Refused(ApiError.BUSY, "too many jobs are open; close some")
     spec = prepared.spec
@@ -147,6 +148,13 @@ def register(tx: Transaction, user: str, prepared: Prepared, max_jobs: int) -> t
     return record, True
 
 
+def _refuse_buried(connection: Connection, user: str, job: str) -> None:
+    """An id counts once, also after its record was deleted: nothing that was done is ever done again under it."""
+    owner = records.buried_by(connection, job)
+    if owner is not None:
+        raise gone() if owner == user else Refused(ApiError.CONFLICT, "another job has this id")
+
+
 def _repeated(known: Record, user: str, prepared: Prepared) -> Record:
     same = (known.owner, known.spec, known.signature) == (user, prepared.text, prepared.signature)
     if not same or known.old is not None:
@@ -163,8 +171,10 @@ def count_open(connection: Connection, user: str) -> int:
 
 
 def own(connection: Connection, user: str, job: str, lock: bool = False) -> Record:
-    """The user's job; Refused `unknown` for everybody else's."""
+    """The user's job; Refused `unknown` for everybody else's, `gone` where its record was deleted."""
     record = records.find(connection, job, lock) if is_job_id(job) else None
+    if record is None and is_job_id(job) and records.buried_by(connection, job) == user:
+        raise gone()
     if record is None or record.owner != user:
         raise unknown()
     return record

@@ -21,7 +21,7 @@ from ..wire.legacy_progress import Delivery
 from ..wire.replies import Progress
 from .bells import job_topic, site_topic
 from .database import Transaction
-from .schema import FILES, JOBS
+from .schema import FILES, GONE, JOBS
 
 INPUT, RESULT = "in", "out"
 MAX_REASON = 2000
@@ -161,6 +161,20 @@ def add(tx: Transaction, values: dict[str, Any]) -> Record:
     if record is None:
         raise LookupError("the job that was just written is not there")
     return record
+
+
+def bury(tx: Transaction, record: Record) -> None:
+    """Delete a job with all that is known of it; its id is kept, so that it is never given again."""
+    tx.connection.execute(insert(GONE).values(job=record.job, owner=record.owner, deleted=tx.now))
+    drop_files(tx, record.job)
+    tx.connection.execute(delete(JOBS).where(JOBS.c.job == record.job))
+    tx.ring(job_topic(record.job))
+
+
+def buried_by(connection: Connection, job: str) -> str | None:
+    """Whose job had this id, where its record was deleted."""
+    found = connection.execute(select(GONE.c.owner).where(GONE.c.job == job)).scalar()
+    return None if found is None else str(found)
 
 
 def change(tx: Transaction, record: Record, *, quiet: bool = False, **values: Any) -> Record:

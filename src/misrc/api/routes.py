@@ -47,6 +47,7 @@ ROUTES: tuple[Route, ...] = (
     Route("PUT", "/jobs/{job}", WORKFLOW, workflow.put_job, api.Submission, api.Job, (200, 201)),
     Route("GET", "/jobs/{job}", WORKFLOW, workflow.get_job, None, api.Job, query=("version", "wait")),
     Route("GET", "/jobs", WORKFLOW, workflow.list_jobs, None, api.JobList, query=("after", "limit")),
+    Route("POST", "/jobs/{job}/check", WORKFLOW, workflow.check_job, api.Submission, api.Nothing),
     Route("POST", "/jobs/{job}/release", WORKFLOW, workflow.release_job, api.Release, api.Job),
     Route("POST", "/jobs/{job}/cancel", WORKFLOW, workflow.cancel_job, api.Nothing, api.Job),
     Route("POST", "/jobs/{job}/close", WORKFLOW, workflow.close_job, api.Nothing, api.Job),

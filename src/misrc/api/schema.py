@@ -65,6 +65,15 @@ FILES = Table(
     Column("media", Text),  # the two words of the predecessor's file type
 )
 
+# What is left of a job whose record was deleted: its id, so that nothing ever begins under it again.
+GONE = Table(
+    "gone",
+    METADATA,
+    Column("job", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("deleted", Float, nullable=False),
+)
+
 TOKENS = Table(
     "tokens",
     METADATA,
@@ -119,7 +128,12 @@ _FIRST = (
     "CREATE TABLE changes (number {serial}, origin TEXT NOT NULL, topic TEXT NOT NULL)",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+_SECOND = (
+    "CREATE TABLE gone (job TEXT NOT NULL PRIMARY KEY, owner TEXT NOT NULL, deleted {real} NOT NULL)",
+    "CREATE INDEX jobs_past ON jobs (state, purged, since)",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND)
 
 _WORDS = {
     "sqlite": {"serial": "INTEGER PRIMARY KEY AUTOINCREMENT", "real": "REAL", "blob": "BLOB"},

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 TURN_SECONDS = 2.0
 SEEN_SECONDS = 20.0
+BURY_SECONDS = 60.0
+DAY = 86400.0
 KEPT_CHANGES = 10_000
 BATCH = 200
 LOG = logging.getLogger("misrc.api")
@@ -50,6 +52,7 @@ class Keeper:
         self._task: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
         self._written = 0.0
+        self._bury_at = 0.0
         self._seen: dict[tuple[str, str, str], tuple[float, str | None]] = {}
         # What each agent was told last of the jobs that it holds.
         self.told: dict[str, tuple[tuple[str, ...], ...]] = {}
@@ -92,6 +95,8 @@ class Keeper:
         if await database.read(lambda c: c.execute(_due(self._service)).first() is not None):
             await database.write("tend", lambda tx: tend(tx, self._service))
         await self._purge()
+        if time.monotonic() >= self._bury_at:
+            await self._bury()
         if self._seen and time.monotonic() - self._written > SEEN_SECONDS:
             self._written = time.monotonic()
             seen, self._seen = self._seen, {}
@@ -104,6 +109,24 @@ class Keeper:
         for (job,) in await database.read(lambda c: c.execute(wanted).all()):
             await self._service.transfers.in_thread(self._service.spool.remove, job)
             await database.write("purge", partial(_forget, job=job))
+
+    async def _bury(self) -> None:
+        """Delete the records of jobs that have been closed for `keep_days`; their files are gone already."""
+        now, job = self._service.clock(), JOBS.c
+        before = now - self._service.server.keep_days * DAY
+        past = select(job.job).where(job.state == JobState.CLOSED.value, job.purged == 1, job.since < before)
+        found = await self._service.database.read(lambda c: c.execute(past.limit(BATCH)).scalars().all())
+        if found:
+            await self._service.database.write("bury", lambda tx: _bury_all(tx, found))
+        # There may be more than one transaction should hold up.
+        self._bury_at = time.monotonic() + (0 if len(found) == BATCH else BURY_SECONDS)
+
+
+def _bury_all(tx: Transaction, found: Sequence[str]) -> None:
+    for job in found:
+        record = records.find(tx.connection, job, lock=True)
+        if record is not None and record.state is JobState.CLOSED and record.purged:
+            records.bury(tx, record)
 
 
 def _forget(tx: Transaction, job: str) -> None:

@@ -34,6 +34,14 @@ async def put_job(service: Service, who: Who, call: Call, job: str) -> Answer:
     return await show(service, record, 201 if new else 200)
 
 
+async def check_job(service: Service, who: Who, call: Call, job: str) -> Answer:
+    """Whether this job could be registered, as far as the site's declaration says; nothing is kept."""
+    prepared = jobs.prepare(job, await call.value(api.Submission, api.MAX_BODY_BYTES))
+    site = service.sites.by_id(prepared.spec.site)
+    jobs.check_declared(prepared.spec, site, who.user, service.clock(), service.job_bytes)
+    return answer_value(api.Nothing())
+
+
 async def show(service: Service, record: Record, status: int = 200, small: bool = False) -> Answer:
     """A job as an answer."""
     return answer_value(await _view(service, record, small), status)

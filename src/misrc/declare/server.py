@@ -125,6 +125,10 @@ class Server(Strict):
     ini: Annotated[Path_ | None, Field(description="The predecessor's ini file.")] = None
     limits: Annotated[Limits, Field(description="Bounds.")] = Limits()
     times: Annotated[Times, Field(description="Durations.")] = Times()
+    keep_days: Annotated[
+        int,
+        Field(ge=1, description="Days after which the record of a closed job is deleted; its id stays refused."),
+    ] = 90
     reason: Annotated[str | None, Field(description="Why, for auditors.")] = None
 
     @field_validator("listen")

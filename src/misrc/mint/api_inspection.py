@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..job.errors import BadRequest, MisrcError
-from ..job.spec import JobSpec, OpenRequest
+from .api_link import ApiLink
 from .declarations import Declaration
 from .findings import Finding, fail, ok, skipped, warn
-from .jobs import derive_job_id
 from .keys import fingerprint, read_public
-from .links import make_link
 from .messages import say
 from .signing import signing_key
 
@@ -30,13 +28,12 @@ def inspect_api(declaration: Declaration) -> Iterator[Finding]:
 
 def _ask_server(declaration: Declaration) -> Finding:
     site = declaration.site
-    spec = JobSpec(derive_job_id("check", 0), site.id, next(iter(site.programs)))
     try:
-        link = make_link(site)
+        link = ApiLink.make(site)
     except BadRequest as error:
         return fail("server", str(error))
     try:
-        link.announce(OpenRequest(spec, dry_run=True), {}, None)
+        link.greet()
         return ok("server", link.address)
     except MisrcError as error:
         return fail("server", str(error))

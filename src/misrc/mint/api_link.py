@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..job.errors import BadRequest, MisrcError, Unreachable
+from ..job.errors import BadRequest, MisrcError, Refused, Unreachable
 from ..job.following import Found
 from ..job.interface import Interface
 from ..job.manifest import Entry, Manifest, identify, total_bytes
@@ -90,8 +90,7 @@ class ApiLink(Link):
         """Register the job, and where wanted release it at once. Only the site's agent can ask its policy."""
         spec = request.spec
         if request.dry_run:
-            with self._explaining():
-                self._client.ask(api.JobList, "GET", "/jobs?limit=1")
+            self._check(request)
             return Reply(), {}
         inputs = None
         if request.inline is not None:
@@ -103,6 +102,22 @@ class ApiLink(Link):
         with self._explaining({ApiError.CONFLICT: Refusal.CONFLICT}):
             job = self._client.ask(api.Job, "PUT", job_path(spec.job), body)
             return self._follow(job, request.wait if request.start else 0, on_progress)
+
+    def greet(self) -> None:
+        """Ask whether the server is there and takes our token."""
+        with self._explaining():
+            self._client.ask(api.JobList, "GET", "/jobs?limit=1")
+
+    def _check(self, request: OpenRequest) -> None:
+        """Whether the server's own declaration of the site allows the job."""
+        body = api.Submission(render_spec(request.spec).decode(), request.signature)
+        with self._explaining():
+            try:
+                self._client.ask(api.Nothing, "POST", job_path(request.spec.job, "check"), body)
+            except ApiRefusal as refusal:
+                if refusal.code is not ApiError.REFUSED:
+                    raise
+                raise Refused(self.say("dry.undeclared"), refusal.code.value) from None
 
     def start(self, job: str, manifest: bytes) -> Answer:
         """Release the job to the site."""

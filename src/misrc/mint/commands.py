@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..job.codec import dump_json, encode
 from ..job.errors import JobCancelled, MisrcError, Refused, Unreachable
-from ..job.interface import WEBAPI
+from ..job.interface import WEBAPI, Interface
 from ..job.quantities import format_size
 from ..job.states import JobState
 from ..wire.replies import Reply
@@ -67,15 +67,7 @@ def _run_dry(request: RunRequest, display: Display, as_json: bool) -> int:
     finally:
         link.close()
     if as_json:
-        # Nobody but the site's agent can ask the policy of a site that opens no port.
-        _print_json(
-            {
-                "accepted": None if site.method == WEBAPI else True,
-                "site": site.id,
-                "program": request.program,
-                "free_bytes": reply.free_bytes,
-            }
-        )
+        _print_json(_describe_dry(site, request.program, reply))
         return 0
     size = format_size(record.bytes)
     if site.method == WEBAPI:
@@ -84,6 +76,20 @@ def _run_dry(request: RunRequest, display: Display, as_json: bool) -> int:
     free = format_size(reply.free_bytes or 0)
     display.say("dry.accepted", site=site.id, count=record.files, size=size, free=free)
     return 0
+
+
+def _describe_dry(site: Interface, program: str, reply: Reply) -> dict[str, object]:
+    """`undecided` is what nobody but the agent of a site that opens no port can say, when it takes the job."""
+    if site.method != WEBAPI:
+        return {"accepted": True, "site": site.id, "program": program, "free_bytes": reply.free_bytes}
+    return {
+        "accepted": None,
+        "site": site.id,
+        "program": program,
+        "free_bytes": None,
+        "checked": ["declaration", "server"],
+        "undecided": ["policy", "signature", "room"],
+    }
 
 
 def show_jobs(as_json: bool) -> int:

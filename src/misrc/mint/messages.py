@@ -232,10 +232,14 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "{site} はこのジョブを受け付けます (入力 {count} 個、{size}、空き {free})",
     ),
     "dry.api": (
-        "the API server of {site} takes this call ({count} inputs, {size}); whether the site does shows when its agent "
-        "takes the job",
-        "{site} のAPIサーバーはこの呼び出しを受け付けます (入力 {count} 個、{size})。サイトの可否はエージェントの受け取り時に"
-        "判明します",
+        "this call ({count} inputs, {size}) is as this node and the API server declare {site}; not checked, because only "
+        "the site's agent can, when it takes the job: its policy, the job's signature, its free space",
+        "この呼び出し (入力 {count} 個、{size}) は、このノードとAPIサーバーにある {site} の定義に合っています。未確認: サイトの"
+        "ポリシー、ジョブの署名、空き容量。これらはエージェントがジョブを受け取るときに判断します",
+    ),
+    "dry.undeclared": (
+        "{site}: the API server's declaration does not allow this job: compare it with the one of this node",
+        "{site}: APIサーバーの定義ではこのジョブは許可されていません。このノードの定義と比べてください",
     ),
     "phase.stage": ("sending inputs", "入力を送信中"),
     "phase.execute": ("starting", "開始処理中"),

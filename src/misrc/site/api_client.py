@@ -15,7 +15,7 @@ from typing import Any, Mapping, Optional, Type, TypeVar
 from ..job.codec import CodecError, decode, dump_json, encode, parse_json
 from ..wire import api
 from ..wire.api import ApiError, Claim, End, Failure, LogOffset, Orders, Poll, Report, Work
-from .channel import Answer, Channel, ChannelError
+from .channel import STALL_SECONDS, Answer, Channel, ChannelError
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class SiteClient:
 
     def take(self) -> Work:
         """The answer to `ask`, which has begun to arrive."""
-        return self.decode(Work, self.channel.receive(api.MAX_DOCUMENT_BODY_BYTES))
+        return self.decode(Work, self.channel.receive(api.MAX_DOCUMENT_BODY_BYTES, stall=STALL_SECONDS))
 
     # -- claims -------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,12 @@ from ..job.agent import Address
 
 CONNECT_SECONDS = 20.0
 CALL_SECONDS = 60.0
+# A small call holds up everything else that its caller does, so it is given up soon: connecting, asking and the answer
+# together. What it brings along may take longer, by its size.
+SMALL_SECONDS = 6.0
+SMALL_BYTES_PER_SECOND = 64 << 10
+# How long an answer that waits to be read may bring nothing.
+STALL_SECONDS = 6.0
 HEAD_BYTES = 32 << 10
 # A transfer that is slower than this is given up; it goes on where it stopped.
 SLOWEST_BYTES_PER_SECOND = 1024
@@ -68,34 +74,44 @@ class Channel:
     # -- calls --------------------------------------------------------------------------------------------------
 
     def call(self, method: str, path: str, body: bytes = b"", headers: Optional[Mapping[str, str]] = None) -> Answer:
-        """Send a request and take its whole answer, of at most 1 MiB, within CALL_SECONDS.
+        """Send a request and take its whole answer, of at most 1 MiB, within SMALL_SECONDS and what the body needs.
 
-        Every call may be repeated: where a connection that was kept turns out to be gone, the call is made once more.
+        Every call may be repeated: where a connection that was kept turns out to be gone, the call is made once more,
+        within the same time.
         """
         kept = self._connection is not None
+        end = time.monotonic() + SMALL_SECONDS + len(body) / SMALL_BYTES_PER_SECOND
         try:
-            self.send(method, path, body, headers)
-            return self.receive()
+            self.send(method, path, body, headers, end)
+            return self.receive(seconds=end - time.monotonic())
         except TlsRefused:
             raise
         except ChannelError:
-            if not kept:
+            if not kept or time.monotonic() >= end:
                 raise
-        self.send(method, path, body, headers)
-        return self.receive()
+        self.send(method, path, body, headers, end)
+        return self.receive(seconds=end - time.monotonic())
 
-    def send(self, method: str, path: str, body: bytes = b"", headers: Optional[Mapping[str, str]] = None) -> None:
-        """Send a request; `receive` takes the answer. A connection that the server has closed meanwhile is remade."""
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Optional[Mapping[str, str]] = None,
+        end: Optional[float] = None,
+    ) -> None:
+        """Send a request until `end`; `receive` takes the answer. A connection that the server has closed is remade."""
+        end = time.monotonic() + SMALL_SECONDS + len(body) / SMALL_BYTES_PER_SECOND if end is None else end
         with self._guarded():
             if self._link is not None and not self._inbox.is_quiet(self._link):
                 self.close()
-            self._put(method, path, len(body), headers or {})
+            self._put(method, path, len(body), headers or {}, end)
             self._connected().send(body)
 
-    def receive(self, limit: int = 1 << 20, seconds: float = CALL_SECONDS) -> Answer:
-        """The answer to what was sent."""
+    def receive(self, limit: int = 1 << 20, seconds: float = CALL_SECONDS, stall: float = CALL_SECONDS) -> Answer:
+        """The answer to what was sent; given up where no byte of it comes for `stall` seconds."""
         with self._guarded():
-            response = self._begin(limit, seconds)
+            response = self._begin(limit, seconds, stall)
             body = response.read(limit + 1)
             if len(body) > limit:
                 raise ChannelError(0, "the server's answer is longer than it can be")
@@ -126,8 +142,6 @@ class Channel:
         """Send `size` bytes from an open file as the body."""
         with self._guarded():
             self._put(method, path, size, headers)
-            sock = self._connected().sock
-            sock.settimeout(CALL_SECONDS)
             end = _deadline(size)
             while size > 0:
                 data = os.read(descriptor, min(size, BLOCK))
@@ -202,26 +216,28 @@ class Channel:
             said = getattr(error, "strerror", None) or type(error).__name__
             raise ChannelError(0, f"{self._endpoint.server.shown}: {said}") from None
 
-    def _connected(self) -> http.client.HTTPConnection:
+    def _connected(self, seconds: float = CONNECT_SECONDS) -> http.client.HTTPConnection:
         if self._connection is None:
             address = self._endpoint.server
             connection = http.client.HTTPConnection(address.host, address.port)
             # The connection is made here and nowhere else: http.client alone would know neither proxy nor TLS rules.
             connection.auto_open = 0
-            self._link = self._connect()
+            self._link = self._connect(seconds)
             connection.sock = _Link(self._link, self._inbox)
             self._connection = connection
         return self._connection
 
-    def _connect(self) -> socket.socket:
+    def _connect(self, seconds: float) -> socket.socket:
         server, proxy = self._endpoint.server, self._endpoint.proxy
         near = proxy or server
-        link = socket.create_connection((near.host, near.port), CONNECT_SECONDS)
+        end = time.monotonic() + seconds
+        link = socket.create_connection((near.host, near.port), seconds)
         try:
             link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if proxy is not None:
-                self._tunnel(link)
+                self._tunnel(link, end)
+            link.settimeout(_left(end))
             if server.scheme == "https":
                 link = self._tls().wrap_socket(link, server_hostname=server.host)
             link.settimeout(CALL_SECONDS)
@@ -241,7 +257,7 @@ class Channel:
             self._context = context
         return self._context
 
-    def _tunnel(self, link: socket.socket) -> None:
+    def _tunnel(self, link: socket.socket, end: float) -> None:
         """Ask the proxy for a connection to the server, and to nothing else."""
         name = self._endpoint.server.shown
         lines = [f"CONNECT {name} HTTP/1.1", f"Host: {name}"]
@@ -250,10 +266,9 @@ class Channel:
             lines.append(f"Proxy-Authorization: Basic {secret}")
         link.sendall("\r\n".join([*lines, "", ""]).encode("ascii"))
         head = b""
-        end = time.monotonic() + CONNECT_SECONDS
         while not head.endswith(b"\r\n\r\n"):
             # One byte at a time: what follows the head belongs to TLS.
-            link.settimeout(max(0.001, end - time.monotonic()))
+            link.settimeout(_left(end))
             byte = link.recv(1)
             if not byte or len(head) >= HEAD_BYTES or time.monotonic() > end:
                 raise ChannelError(0, "the proxy gives no answer")
@@ -265,9 +280,10 @@ class Channel:
 
     # -- one request --------------------------------------------------------------------------------------------
 
-    def _put(self, method: str, path: str, size: int, headers: Mapping[str, str]) -> None:
-        connection = self._connected()
-        connection.sock.settimeout(CALL_SECONDS)
+    def _put(self, method: str, path: str, size: int, headers: Mapping[str, str], end: Optional[float] = None) -> None:
+        connection = self._connected(CONNECT_SECONDS if end is None else min(CONNECT_SECONDS, _left(end)))
+        assert isinstance(connection.sock, _Link)
+        connection.sock.give(end)
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
         connection.putheader("Host", self._endpoint.server.shown)
         connection.putheader("Authorization", f"Bearer {self._token()}")
@@ -277,8 +293,8 @@ class Channel:
             connection.putheader(name, value)
         connection.endheaders()
 
-    def _begin(self, limit: int, seconds: float) -> http.client.HTTPResponse:
-        self._inbox.allow(limit + HEAD_BYTES, seconds)
+    def _begin(self, limit: int, seconds: float, stall: float = CALL_SECONDS) -> http.client.HTTPResponse:
+        self._inbox.allow(limit + HEAD_BYTES, seconds, stall)
         return self._connected().getresponse()
 
     def _finish(self, response: http.client.HTTPResponse, body: bytes) -> Answer:
@@ -292,6 +308,11 @@ class Channel:
 
 def _headers(response: http.client.HTTPResponse) -> Dict[str, str]:
     return {name.lower(): value for name, value in response.getheaders()}
+
+
+def _left(end: float) -> float:
+    """Seconds until `end`, as a timeout that is never "for ever" nor "do not wait"."""
+    return max(0.001, end - time.monotonic())
 
 
 def _deadline(size: int) -> float:
@@ -311,11 +332,13 @@ class _Inbox:
     def __init__(self) -> None:
         self._left = 0
         self._end = 0.0
+        self._stall = CALL_SECONDS
         self._early = b""
 
-    def allow(self, size: int, seconds: float) -> None:
+    def allow(self, size: int, seconds: float, stall: float) -> None:
         self._left = size
         self._end = time.monotonic() + seconds
+        self._stall = stall
 
     def peek(self, link: Any) -> bool:
         """Whether there are bytes of an answer. Raises where the server has closed the connection."""
@@ -349,7 +372,7 @@ class _Inbox:
             raise ChannelError(0, "the server is too slow")
         if self._left <= 0:
             raise ChannelError(0, "the server's answer is longer than it can be")
-        link.settimeout(min(left, CALL_SECONDS))
+        link.settimeout(min(left, self._stall))
         count = int(link.recv_into(buffer[: self._left]))
         self._left -= count
         return count
@@ -361,12 +384,22 @@ class _Link:
     def __init__(self, link: socket.socket, inbox: _Inbox) -> None:
         self._link = link
         self._inbox = inbox
+        self._end: Optional[float] = None
+
+    def give(self, end: Optional[float]) -> None:
+        """Until when a request may be sent; None: each piece of it within CALL_SECONDS."""
+        self._end = end
 
     def sendall(self, data: Any) -> None:
-        self._link.sendall(data)
-
-    def settimeout(self, seconds: float) -> None:
-        self._link.settimeout(seconds)
+        # Not the link's own: over TLS its time begins anew with every piece that the other side takes.
+        end = time.monotonic() + CALL_SECONDS if self._end is None else self._end
+        with memoryview(data) as view:
+            sent = 0
+            while sent < len(view):
+                if time.monotonic() >= end:
+                    raise ChannelError(0, "the server takes no more")
+                self._link.settimeout(_left(end))
+                sent += self._link.send(view[sent : sent + BLOCK])
 
     def makefile(self, mode: str) -> io.BufferedReader:
         return io.BufferedReader(_Stream(self._link, self._inbox), 64 << 10)

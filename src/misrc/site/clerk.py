@@ -88,7 +88,7 @@ class Clerk(Teller):
             else:
                 self._steps[errand.stage](errand)
         except Offline:
-            errand.rest(max(0.05, self.silent_until - time.monotonic()))
+            errand.rest(max(0.05, self.silence(errand)))
         except ApiRefusal as refusal:
             self._told_no(errand, refusal)
         except Denied as denied:
@@ -147,7 +147,8 @@ class Clerk(Teller):
         with self.job(errand) as job:
             record = job.read()
             if not record.state.started:
-                orders = self.call(lambda: self.client.report(errand.job, _report(errand, record, JobState.QUEUED)))
+                report = _report(errand, record, JobState.QUEUED)
+                orders = self.call(errand, lambda: self.client.report(errand.job, report))
                 reach("agent.reported")
                 if orders.cancel:
                     self.cancel(errand)
@@ -229,7 +230,8 @@ class Clerk(Teller):
             if small is not None:
                 self.send_log(errand, job, record, _LOG_PIECES)
             reach("agent.ending")
-            orders = self.call(lambda: self.client.end(errand.job, self.describe_end(errand, job, record, small)))
+            end = self.describe_end(errand, job, record, small)
+            orders = self.call(errand, lambda: self.client.end(errand.job, end))
             reach("agent.ended")
             errand.said_end = True
             if small is None:
@@ -261,7 +263,7 @@ class Clerk(Teller):
     def _decline(self, errand: Errand) -> None:
         """Say that the job does not run here."""
         end = End(errand.fence, errand.declined, errand.reason)
-        self.call(lambda: self.client.end(errand.job, end))
+        self.call(errand, lambda: self.client.end(errand.job, end))
         errand.over = True
         with contextlib.suppress(Denied, OSError), self.job(errand) as job:
             drop_note(job)

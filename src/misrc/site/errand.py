@@ -62,6 +62,9 @@ class Errand:
     due: float = 0.0
     pause: float = FIRST_LOOK
     failures: int = 0
+    # Calls about this job that had no answer, one after the other, and until when none is made.
+    silences: int = 0
+    silent_until: float = 0.0
     courier: Optional[Courier] = None
     courier_over: bool = False
     spoilt: int = 0

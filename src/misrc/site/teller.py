@@ -1,13 +1,15 @@
 """The teller: what the server is told of a job while it is ours, as far as the policy lets it leave.
 
-Every call may be repeated. After one that failed nobody tries again for a while, however many jobs wait to be told of.
+Every call may be repeated, and is given up after a few seconds: nothing else is done meanwhile. After one that failed
+its job steps aside and the others go first. Where a second job's call fails too, the server is gone: nobody tries again
+for a while, however many jobs wait to be told of.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from typing import Callable, Dict, Iterator, Optional, TypeVar
+from typing import Callable, Dict, Iterator, Optional, Set, TypeVar
 
 from ..job.states import JobState, Outcome
 from ..wire.api import End, Report, encode_bytes
@@ -19,6 +21,8 @@ from .jobs import JobFolder, JobRecord
 from .observation import read_log, read_progress
 
 T = TypeVar("T")
+
+LONGEST_SILENCE = 30.0
 
 
 class Offline(Exception):
@@ -32,7 +36,9 @@ class Teller:
         self.counter = counter
         self.client = client
         self._failures = 0
-        self.silent_until = 0.0
+        # The jobs whose calls failed since one was answered.
+        self._failed: Set[str] = set()
+        self._silent_until = 0.0
 
     def tell(self, errand: Errand, job: JobFolder, record: JobRecord) -> bool:
         """State, progress and log, as far as they have changed; whether MInt wants the job stopped."""
@@ -40,7 +46,7 @@ class Teller:
         told, cancel = (record.state, record.reason, progress), False
         if told != errand.told and record.state in (JobState.QUEUED, JobState.RUNNING, JobState.HELD):
             report = Report(errand.fence, record.state, record.since, record.reason or None, progress)
-            orders = self.call(lambda: self.client.report(errand.job, report))
+            orders = self.call(errand, lambda: self.client.report(errand.job, report))
             errand.told, cancel = told, orders.cancel
         self.send_log(errand, job, record, 1)
         return cancel
@@ -58,7 +64,7 @@ class Teller:
                 self.counter.record("wait", errand.job)
                 errand.log_recorded = True
             offset = errand.log_sent
-            sent = self.call(lambda: self.client.append_log(errand.job, errand.fence, offset, data))  # noqa: B023
+            sent = self.call(errand, lambda: self.client.append_log(errand.job, errand.fence, offset, data))  # noqa: B023
             if sent <= offset:
                 return
             errand.log_sent = sent
@@ -78,18 +84,31 @@ class Teller:
             **documents,
         )
 
-    def call(self, call: Callable[[], T]) -> T:
-        """One call to the server; after a failure nobody tries again for a while."""
-        if time.monotonic() < self.silent_until:
+    def call(self, errand: Errand, call: Callable[[], T]) -> T:
+        """One call to the server about this job; Offline where it failed, or may not be made yet."""
+        if self.silence(errand) > 0:
             raise Offline
         try:
             answer = call()
         except ChannelError:
-            self.silent_until = time.monotonic() + backoff(self._failures, 0.5, 30.0)
-            self._failures += 1
+            self._fall_silent(errand)
             raise Offline from None
-        self._failures = 0
+        self._failures = errand.silences = 0
+        self._failed.clear()
         return answer
+
+    def silence(self, errand: Errand) -> float:
+        """Seconds until the server may be called about this job."""
+        return max(self._silent_until, errand.silent_until) - time.monotonic()
+
+    def _fall_silent(self, errand: Errand) -> None:
+        now = time.monotonic()
+        errand.silent_until = now + backoff(errand.silences, 0.5, LONGEST_SILENCE)
+        errand.silences += 1
+        self._failed.add(errand.job)
+        if len(self._failed) > 1:
+            self._silent_until = now + backoff(self._failures, 0.5, LONGEST_SILENCE)
+            self._failures += 1
 
     @contextlib.contextmanager
     def job(self, errand: Errand) -> Iterator[JobFolder]:
