@@ -11,24 +11,29 @@ from . import __version__
 from .job import faults
 from .job.errors import MisrcError
 from .mint.module.words import add_module_commands
+from .mint.streams import complain, discard_output, open_standard_streams
 
 
 def main(words: list[str] | None = None) -> int:
     """Run one command; every error is one line on standard error."""
+    open_standard_streams()
     options = _parser().parse_args(words)
     faults.arm_from_environment()
     try:
-        return int(options.run(options) or 0)
+        status = int(options.run(options) or 0)
+        sys.stdout.flush()
     except MisrcError as error:
-        print(f"misrc: {error}", file=sys.stderr)
+        complain(f"misrc: {error}")
         return error.exit_code
     except BrokenPipeError:
+        discard_output()
         return 0
     except Exception as error:
         if os.environ.get("MISRC_DEBUG"):
             raise
-        print(f"misrc: {type(error).__name__}: {error} (MISRC_DEBUG=1 shows where)", file=sys.stderr)
+        complain(f"misrc: {type(error).__name__}: {error} (MISRC_DEBUG=1 shows where)")
         return MisrcError.exit_code
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,7 +1,7 @@
 """Strict JSON and frozen dataclasses: bytes become typed values once, at the boundary, or are refused.
 
-Refused: anything but UTF-8, a byte-order mark, duplicate keys, NaN and infinities, integers of more than 18 digits,
-nesting deeper than 32, unknown or missing keys, wrong types (a bool is not an int).
+Refused: anything but UTF-8, a byte-order mark, duplicate keys, NaN and infinities (also as `1e999`), integers of more
+than 18 digits, nesting deeper than 32, unknown or missing keys, wrong types (a bool is not an int).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import math
 import types
 import typing
 from typing import Any, Dict, List, Mapping, Tuple, Type, TypeVar, Union
@@ -54,6 +55,13 @@ def _parse_integer(text: str) -> int:
     return int(text)
 
 
+def _parse_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise CodecError("number too large")
+    return value
+
+
 def _check_depth(data: bytes) -> None:
     """Refuse deep nesting before the recursive parser meets it; brackets inside strings only make this stricter."""
     depth = 0
@@ -76,6 +84,7 @@ def parse_json(data: bytes) -> Any:
             object_pairs_hook=_refuse_duplicates,
             parse_constant=_refuse_constant,
             parse_int=_parse_integer,
+            parse_float=_parse_float,
         )
     except CodecError:
         raise

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Iterable, Pattern, Set, Tuple
+from typing import Callable, Iterable, Pattern, Set, Tuple
 
 MAX_NAME_BYTES = 255
 MAX_PATH_BYTES = 1024
@@ -75,12 +75,17 @@ def check_result_name(name: str) -> None:
         check_component(component)
 
 
+def fold_name(name: str) -> str:
+    """What stays of a name where neither case nor Unicode normalisation counts."""
+    return name.lower() if name.isascii() else unicodedata.normalize("NFC", name.casefold())
+
+
 def check_distinct(names: Iterable[str]) -> None:
     """Refuse names that fall together on a file system that ignores case, and a file that is also a folder."""
     seen: Set[str] = set()
     folders: Set[str] = set()
     for name in names:
-        key = name.lower() if name.isascii() else unicodedata.normalize("NFC", name.casefold())
+        key = fold_name(name)
         if key in seen:
             raise NameRefused("two names differ only in case, or are the same")
         seen.add(key)
@@ -116,10 +121,22 @@ def compile_glob(pattern: str) -> Pattern[str]:
 
 
 class NameSet:
-    """The names that match any of some glob patterns."""
+    """The names that match any of some glob patterns, however an editor composed the patterns' characters.
 
-    def __init__(self, patterns: Iterable[str]) -> None:
-        self._patterns: Tuple[Pattern[str], ...] = tuple(compile_glob(p) for p in patterns)
+    With `fold` neither case nor normalisation of the names counts: for what forbids, where a near miss must not pass.
+    """
+
+    def __init__(self, patterns: Iterable[str], fold: bool = False) -> None:
+        form: Callable[[str], str] = fold_name if fold else _compose
+        self._fold = fold
+        self._patterns: Tuple[Pattern[str], ...] = tuple(compile_glob(form(p)) for p in patterns)
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and any(p.fullmatch(name) for p in self._patterns)
+        if not isinstance(name, str):
+            return False
+        name = fold_name(name) if self._fold else name
+        return any(p.fullmatch(name) for p in self._patterns)
+
+
+def _compose(pattern: str) -> str:
+    return unicodedata.normalize("NFC", pattern)

@@ -40,7 +40,9 @@ class Limits:
     job_bytes: Union[int, str] = described(
         "size of one job's inputs, and of the largest file that its program may write", "50GiB", "50GiB"
     )
-    files: int = described("number of input files, and of files that may leave", 100_000)
+    files: int = described(
+        "number of input files, and of files that may leave; with more than that none leaves", 100_000
+    )
     hours: Union[int, str] = described("run time of one program: whole hours, or with a unit, such as `90m`", 48)
     processes: int = described("processes of the **whole account**", 512)
     memory: Union[int, str, None] = described("address space of **one process**", None, "no limit")
@@ -97,7 +99,9 @@ class ProgramRule:
     returns: Tuple[str, ...] = described(
         'what may leave: names or patterns. **Nothing leaves that is not named**; everything is `["**"]`'
     )
-    withhold: Tuple[str, ...] = described("what stays although `returns` names it", ())
+    withhold: Tuple[str, ...] = described(
+        "what stays although `returns` names it; upper and lower case count as the same", ()
+    )
     arguments: Mapping[str, ArgumentRule] = described("the words that the program gets, in this order; see below", dict)
     inputs: Tuple[str, ...] = described("which input names are taken", ("*",), '`["*"]`')
     command: Optional[str] = described(
@@ -113,7 +117,7 @@ class ProgramRule:
         "how much of its output may leave: `full`; `tail` (the last 64 KiB, at the end); `none`", "tail"
     )
     network: str = described("`deny`: the program has no network at all, not even loopback; `allow`", "deny")
-    hold: bool = described("`true`: what a run made, also a failed one, waits until you release it", False)
+    hold: bool = described("`true`: what a run made, also a failed one, and its log wait until you release them", False)
     restartable: bool = described(
         "`true`: may be started again if it vanished, for example in a reboot; else it is reported `lost`", False
     )

@@ -9,6 +9,7 @@ from typing import Any
 from ..job.quantities import format_size
 from .messages import say
 from .reasons import explain_waiting
+from .streams import complain
 
 
 def format_elapsed(seconds: float) -> str:
@@ -41,7 +42,8 @@ class Display:
             return
         self._drop_bar()
         stamp = "" if self._terminal else time.strftime("%Y-%m-%d %H:%M:%S ")
-        print(stamp + text, file=sys.stderr, flush=True)
+        # Whoever read our lines may be gone: the job goes on all the same.
+        complain(stamp + text)
 
     def transfer(self, phase: str, done: float, total: float) -> None:
         """Bytes that have moved in a step."""

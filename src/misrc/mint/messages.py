@@ -58,6 +58,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "必須の入力 '{name}' がありません (--in {name}=FILE)",
     ),
     "input.missing": ("{path}: no such file (input '{name}')", "{path}: ファイルがありません (入力 '{name}')"),
+    "input.list_too_long": (
+        "--in-list {path}: the list is longer than {most}",
+        "--in-list {path}: 一覧が {most} を超えています",
+    ),
     "input.unreadable": ("{path}: cannot be read (input '{name}')", "{path}: 読み取れません (入力 '{name}')"),
     "input.folder": (
         "{path}: is not a plain file (input '{name}')",
@@ -218,6 +222,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "there is no key to follow ({path}); 'misrc signing-key next' makes one",
         "次の鍵がありません ({path})。'misrc signing-key next' で作成してください",
     ),
+    "transfer.too_much": (
+        "{site} sends more than its own list of results says; nothing of it is used. Ask the site",
+        "{site} が自身の結果一覧より多くのデータを送ってきたため、何も使用しません。サイトに確認してください",
+    ),
     "transfer.failed": ("the transfer with {site} was cut: {why}", "{site} との転送が中断しました: {why}"),
     "give_up": (
         "{site} was not reachable for {hours}; the job may still be running: the same command, or 'misrc tend', goes on",
@@ -346,5 +354,7 @@ def language() -> str:
 
 def say(key: str, **values: object) -> str:
     """The message `key` in the user's language; a refusal code that is not known here stands for itself."""
-    english, japanese = MESSAGES.get(key, (key, key))
+    if key not in MESSAGES:
+        return key
+    english, japanese = MESSAGES[key]
     return (japanese if language() == "ja" else english).format(**values)

@@ -13,6 +13,7 @@ from ..job.arguments import ArgumentRefused, fill_arguments
 from ..job.errors import BadRequest, Refused
 from ..job.interface import REQUIRED, Interface, ProgramInterface
 from ..job.names import NameRefused, NameSet, check_distinct, check_input_name
+from ..job.quantities import format_size
 from .jobs import InputFile, MintJob, find_origin, identify_call
 from .messages import say
 from .places import inventory_folder
@@ -118,9 +119,13 @@ def _check_inputs(request: RunRequest, program: ProgramInterface) -> tuple[Input
 def _read_list(path: str) -> list[str]:
     try:
         with open(path, encoding="utf-8") as file:
-            return file.read(MAX_LIST_BYTES).splitlines()
+            text = file.read(MAX_LIST_BYTES + 1)
     except (OSError, UnicodeDecodeError):
         raise BadRequest(say("input.unreadable", path=path, name="--in-list")) from None
+    if len(text) > MAX_LIST_BYTES:
+        raise BadRequest(say("input.list_too_long", path=path, most=format_size(MAX_LIST_BYTES)))
+    # A line ends where a person sees it end: a name may hold what Unicode calls a line break.
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def _check_file(name: str, path: str) -> InputFile:
@@ -148,7 +153,8 @@ def _check_outputs(request: RunRequest, program: ProgramInterface) -> dict[str, 
 def _check_results(path: str) -> str:
     """The results folder must be usable now, not only when a long computation has ended."""
     folder = Path(path).absolute()
-    existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
+    # A link that leads nowhere is there as well: no folder can be made in its place.
+    existing = next(parent for parent in [folder, *folder.parents] if os.path.lexists(parent))
     if not existing.is_dir():
         raise BadRequest(say("results.folder", path=folder, why=f"{existing} is not a folder"))
     if not os.access(existing, os.W_OK | os.X_OK):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import random
+import re
 import shutil
 import signal
 import time
@@ -331,7 +332,8 @@ class Driver:
         if record.outcome is Outcome.CANCELLED:
             raise JobCancelled(say("job.cancelled", job=job))
         if record.outcome is Outcome.REFUSED:
-            why = say(record.reason, contact=contact) if record.reason.startswith("E") else record.reason
+            is_code = re.fullmatch("E[0-9]{2}", record.reason, re.ASCII)
+            why = say(record.reason, contact=contact) if is_code else record.reason
             raise Refused(say("job.refused", site=self.site.id, job=job, why=why), record.reason)
         if record.outcome in (Outcome.LOST, Outcome.EXPIRED):
             raise JobLost(say("job.lost", site=self.site.id, job=job, why=record.reason, contact=contact))

@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 from ..job.errors import MisrcError, Refused, Unreachable
 from ..job.following import Follower, Found
 from ..job.interface import Interface
-from ..job.manifest import Manifest
+from ..job.manifest import Manifest, total_bytes
 from ..wire.refusals import Refusal
 from ..wire.rsync import get_argv, put_argv, split_names
 from .arrival import Arrival
@@ -30,6 +30,11 @@ RSYNC = "/usr/bin/rsync"
 _BYTES = re.compile(rb"\s*([0-9][0-9,]*)\s+[0-9]+%")
 # Exit codes of rsync(1) that speak of this machine's files; all others are the connection's.
 _LOCAL = {3, 11, 23}
+_SLACK = 64 << 20
+
+
+class TooMuch(MisrcError):
+    """More comes than the site's own list of results says."""
 
 
 class Session(Protocol):
@@ -77,8 +82,19 @@ def get(
     """One transfer of all results, with files hashed while they arrive; what was hashed and still counts."""
     folder = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     follower, arrival = Follower(folder), Arrival(folder, manifest)
+    most = total_bytes(manifest) * 2 + _SLACK
+
+    def watch(done: int) -> None:
+        # rsync may send a file twice where a cut left another one; beyond that the site fills this machine's disk.
+        if done > most:
+            raise TooMuch(say("transfer.too_much", site=session.site.id))
+        tell(done)
+
     try:
-        clean = run_rsync(session, get_argv(RSYNC, session.rsh(), job), str(target), tell)
+        clean = run_rsync(session, get_argv(RSYNC, session.rsh(), job), str(target), watch)
+    except TooMuch:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
     finally:
         found = {**arrival.finish(), **follower.finish()}
         os.close(folder)

@@ -40,13 +40,16 @@ from .errand import (
     write_note,
 )
 from .jobs import JobFolder, JobRecord
-from .teller import Offline, Teller
+from .teller import NOT_TAKEN, Offline, Teller
 
 T = TypeVar("T")
 
 # The site's troubles that pass: the claim waits here, and its lease is renewed meanwhile.
 WAITS = (Refusal.BUSY, Refusal.INTERNAL, Refusal.WAITING, Refusal.SPACE, Refusal.LEDGER, Refusal.FROZEN)
 TROUBLE_SECONDS = 15.0
+# How often results are offered that the server does not take.
+TRIES = 5
+RESULTS_NOT_TAKEN = "MInt's server does not take the results; they are still at the site"
 # A job that ends sooner is never reported as running: the end says more.
 FIRST_WORD = 0.25
 NEXT_WORD = 2.0
@@ -344,6 +347,8 @@ class Clerk(Teller):
             errand.spoilt += 1
             if errand.spoilt > 1:
                 raise Denied(Refusal.INPUTS, "an input is not the announced one")
+        elif status == courier.UNWANTED and errand.stage is Stage.DELIVER:
+            self._not_taken(errand)
         elif status != courier.DONE:
             errand.fail(5.0 if status == courier.FULL else 1.0)
 
@@ -366,9 +371,20 @@ class Clerk(Teller):
             self.give_up(errand)
         elif errand.stage is Stage.DECLINE and refusal.code in (ApiError.UNKNOWN, ApiError.CONFLICT, ApiError.REFUSED):
             errand.over = True
+        elif errand.stage is Stage.DELIVER and refusal.code in NOT_TAKEN:
+            self._not_taken(errand)
         else:
             # Also `unknown`: only the server's word `lost` ends a job, not its forgetting.
             errand.fail(max(1.0, refusal.wait or 0.0))
+
+    def _not_taken(self, errand: Errand) -> None:
+        """The server takes the end, or the results, not as they are. In the end it hears that, and nobody waits on."""
+        errand.not_taken += 1
+        if errand.not_taken < TRIES:
+            errand.fail()
+            return
+        errand.stage, errand.declined, errand.reason = Stage.DECLINE, Outcome.REFUSED, RESULTS_NOT_TAKEN
+        errand.now()
 
     def _denied(self, errand: Errand, denied: Denied) -> None:
         if denied.refusal in (Refusal.UNKNOWN_JOB, Refusal.GONE) and errand.stage not in (Stage.TAKE, Stage.DECLINE):

@@ -19,8 +19,15 @@ from . import files, kernel
 from .api_client import ApiRefusal, SiteClient
 from .jobs import DOOR, JobFolder
 
-DONE, AGAIN, FENCED, SPOILT, FULL = 0, 10, 11, 12, 13
-_STATUS = {ApiError.FENCED: FENCED, ApiError.GONE: FENCED, ApiError.FULL: FULL}
+DONE, AGAIN, FENCED, SPOILT, FULL, UNWANTED = 0, 10, 11, 12, 13, 14
+_STATUS = {
+    ApiError.FENCED: FENCED,
+    ApiError.GONE: FENCED,
+    ApiError.FULL: FULL,
+    ApiError.MALFORMED: UNWANTED,
+    ApiError.TOO_LARGE: UNWANTED,
+    ApiError.REFUSED: UNWANTED,
+}
 MAX_COURIERS = 4
 
 

@@ -23,7 +23,7 @@ from .home import Home, open_work_root, read_policy, read_site
 from .installer import InstallError
 from .jobs import JobRecord, find_job, read_jobs
 from .ledger import Ledger, read_lines
-from .release import Releaser, judge
+from .release import RELEASED, Releaser, judge
 from .runner import Runner
 from .runner_service import HostRunner
 from .sweep import due, sweep, unclosed_after
@@ -177,9 +177,13 @@ def _release(home: Home, options: argparse.Namespace) -> int:
         if job.read().state is not JobState.HELD:
             raise ValueError("this job is not held")
         ledger = Ledger(home.state, site=site, key="-", peer="local")
+        rule = policy.programs.get(job.spec().program)
+        if rule is None:
+            raise ValueError("the program left the policy: put it back, or let MInt cancel the job")
         ledger.append("decide", job=job.job, decision="refuse" if options.refuse else "release", uid=os.getuid())
-        files.write_record(job.folder, "released", b"")
-        rule = policy.programs[job.spec().program]
+        if not options.refuse:
+            # Only now: whatever interrupts a refusal, a later cancel finds nothing that was let go.
+            files.write_record(job.folder, RELEASED, b"")
         end = keeper.read_end(job.folder)
         outcome, reason = judge(end, rule)
         if options.refuse:

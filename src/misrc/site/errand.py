@@ -80,7 +80,11 @@ class Errand:
     log_recorded: bool = False
     log_start: int = 0
     log_sent: int = 0
+    # The server takes no more of the log.
+    log_full: bool = False
     said_end: bool = False
+    # How often the server did not take the end, or the results, as they are.
+    not_taken: int = 0
     cancelled: bool = False
     declined: Outcome = Outcome.REFUSED
     reason: str = ""

@@ -15,13 +15,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import time
 from dataclasses import dataclass
 from typing import Any, Iterator, List, Optional, Set, Tuple
 
 from ..job.codec import decode, parse_json
 from ..job.faults import reach
-from ..job.names import is_job_id
+from ..job.names import JOB_ID, is_job_id
 from ..job.spec import JobSpec, render_spec
 from ..job.states import JobState, Outcome, check_transition
 from ..wire.refusals import Denied, Refusal
@@ -148,8 +149,8 @@ def create_job(
 def _remove_half_made(root: int, work_root: str) -> None:
     """What a killed `open` left: its name ends in the process that was filling it."""
     for name in os.listdir(root):
-        pid = name.rpartition("-")[2]
-        if name.startswith(".new-") and (pid == str(os.getpid()) or not kernel.start_time(int(pid))):
+        made = re.fullmatch(rf"\.new-{JOB_ID}-([0-9]{{1,10}})", name, re.ASCII)
+        if made is not None and (made[1] == str(os.getpid()) or not kernel.start_time(int(made[1]))):
             _remove(work_root, name)
 
 

@@ -13,7 +13,7 @@ from ..job.states import JobState
 from ..wire.replies import Progress, Reply, render_reply
 from . import files, keeper
 from .jobs import JobFolder, JobRecord
-from .release import TAIL_BYTES
+from .release import RELEASED, TAIL_BYTES
 
 LOG_CHUNK = 256 << 10
 # How often a waiting connection looks whether somebody still looks after the job.
@@ -83,6 +83,8 @@ def read_log(job: JobFolder, rule: Optional[ProgramRule], record: JobRecord, off
     if rule is None or rule.logs == "none" or record.state is JobState.CLOSED:
         return b"", offset
     if rule.logs == "tail" and not record.state.final:
+        return b"", offset
+    if rule.hold and not (record.state.final and files.exists(job.folder, RELEASED)):
         return b"", offset
     try:
         with files.opened(job.sub("log")) as logs:

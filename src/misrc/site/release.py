@@ -14,6 +14,7 @@ from typing import BinaryIO, List, Optional, Tuple
 from .. import __version__
 from ..job.faults import reach
 from ..job.manifest import (
+    MAX_DOCUMENT_BYTES,
     Entry,
     Manifest,
     digest_manifest,
@@ -36,6 +37,8 @@ RECEIPT = "receipt.json"
 SIGNATURE = "receipt.sig"
 TAIL_BYTES = 64 << 10
 WITHHELD = b"withheld by the site\n"
+# Made when a person lets a held job's results leave; nothing of such a job leaves without it.
+RELEASED = "released"
 _RECORDED = 100
 # The machine's troubles, which may pass; any other error is the state in which the program left its job's folder.
 _MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EROFS)
@@ -52,6 +55,10 @@ def judge(end: Optional[keeper.ProgramEnd], rule: ProgramRule) -> Tuple[Outcome,
     if end.status is not None and end.status < 0:
         return Outcome.FAILED, f"the program was ended by signal {-end.status}"
     return Outcome.FAILED, f"the program ended with exit status {end.status}"
+
+
+class TooMany(Exception):
+    """More results than can leave: then none does, since which of them would be nobody's choice."""
 
 
 class Releaser:
@@ -86,7 +93,7 @@ class Releaser:
         reason: str,
         nothing_leaves: bool,
     ) -> None:
-        held = rule.hold and not files.exists(job.folder, "released")
+        held = rule.hold and not files.exists(job.folder, RELEASED)
         judged = outcome in (Outcome.SUCCEEDED, Outcome.FAILED) and end is not None
         if nothing_leaves or (held and not judged):
             rule = dataclasses.replace(rule, returns=(), logs="none")
@@ -131,9 +138,13 @@ class Releaser:
         _write_log(job, rule)
         try:
             manifest = _measure(job, rule)
+            self._check_amount(manifest)
         except NameRefused as error:
             # Names that a receiver's file system would fold together cannot travel: better none than a lost file.
             outcome, reason = Outcome.FAILED, f"among the results, {error}"
+            manifest = _measure(job, dataclasses.replace(rule, returns=()))
+        except TooMany as error:
+            outcome, reason = Outcome.FAILED, str(error)
             manifest = _measure(job, dataclasses.replace(rule, returns=()))
         if withheld:
             self._ledger.append(
@@ -147,9 +158,14 @@ class Releaser:
         missing = [name for name in rule.requires if name not in names]
         if outcome is Outcome.SUCCEEDED and missing:
             outcome, reason = Outcome.FAILED, "the program did not make all its results"
-        if len(manifest) > self._policy.limits.files:
-            outcome, reason = Outcome.FAILED, "the program made more files than the site lets leave"
         return manifest, outcome, reason
+
+    def _check_amount(self, manifest: Manifest) -> None:
+        """Raise TooMany where the site does not let so many files leave, or nobody would read so long a manifest."""
+        if len(manifest) > self._policy.limits.files:
+            raise TooMany("the program made more files than the site lets leave")
+        if len(render_manifest(manifest)) > MAX_DOCUMENT_BYTES:
+            raise TooMany("the names of the files that the program made are too long for one manifest")
 
     def _salt(self) -> str:
         """A secret of this installation that does not change while its key does not: nobody can guess programs."""
@@ -187,7 +203,7 @@ class Selection:
     def __init__(self, job: JobFolder, rule: ProgramRule) -> None:
         self._job = job
         self._returns = NameSet(rule.returns)
-        self._withhold = NameSet(rule.withhold)
+        self._withhold = NameSet(rule.withhold, fold=True)
         self._inputs = {entry.name: entry for entry in workspace.read_inputs(job)}
         self._withheld: List[str] = []
 

@@ -12,8 +12,8 @@ import time
 from typing import Callable, Dict, Iterator, Optional, Set, TypeVar
 
 from ..job.states import JobState, Outcome
-from ..wire.api import End, Report, encode_bytes
-from .api_client import SiteClient
+from ..wire.api import ApiError, End, Report, encode_bytes
+from .api_client import ApiRefusal, SiteClient
 from .channel import ChannelError
 from .counter import Counter
 from .errand import Errand, backoff
@@ -23,6 +23,8 @@ from .observation import read_log, read_progress
 T = TypeVar("T")
 
 LONGEST_SILENCE = 30.0
+# What the server will say again, however often it is asked.
+NOT_TAKEN = (ApiError.MALFORMED, ApiError.TOO_LARGE, ApiError.REFUSED, ApiError.MEDIA_TYPE)
 
 
 class Offline(Exception):
@@ -54,7 +56,7 @@ class Teller:
     def send_log(self, errand: Errand, job: JobFolder, record: JobRecord, pieces: int) -> None:
         """What the policy lets leave of the log, from where the server has it."""
         rule = self.counter.policy.programs.get(job.spec().program)
-        for _ in range(pieces):
+        for _ in range(0 if errand.log_full else pieces):
             data, after = read_log(job, rule, record, errand.log_start + errand.log_sent)
             if not data:
                 return
@@ -64,7 +66,14 @@ class Teller:
                 self.counter.record("wait", errand.job)
                 errand.log_recorded = True
             offset = errand.log_sent
-            sent = self.call(errand, lambda: self.client.append_log(errand.job, errand.fence, offset, data))  # noqa: B023
+            try:
+                sent = self.call(errand, lambda: self.client.append_log(errand.job, errand.fence, offset, data))  # noqa: B023
+            except ApiRefusal as refusal:
+                if refusal.code not in NOT_TAKEN:
+                    raise
+                # The log comes once more among the results. That the server has no room for it now ends no job.
+                errand.log_full = True
+                return
             if sent <= offset:
                 return
             errand.log_sent = sent

@@ -11,6 +11,7 @@ from typing import BinaryIO, Callable, Dict, Mapping, Optional, Tuple
 from ..job.codec import CodecError, decode, dump_json, encode, parse_json
 from ..job.ledger import Checkpoint
 from ..job.states import JobState, Outcome
+from .grammar import MAX_WAIT_SECONDS
 
 PROTOCOL = 1
 MAX_LINE_BYTES = 256 << 10
@@ -18,6 +19,14 @@ MAX_SECTIONS = 1024
 SECTION_LIMITS = {"log": 1 << 20, "manifest": 64 << 20, "receipt": 64 << 10, "signature": 64 << 10}
 FILE_PREFIX = "file:"
 MAX_FILE_SECTION = 1 << 20
+# More lines of progress than the longest wait has seconds are no progress.
+MAX_EVENTS = 2 * MAX_WAIT_SECONDS
+MAX_WORDS = 2000
+
+
+def _plain(text: str) -> str:
+    """One printable line of bounded length: a terminal shows it, and does nothing else."""
+    return "".join(c if c.isprintable() else "?" for c in text[:MAX_WORDS])
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,10 @@ class Progress:
     total: float
     unit: str = ""
     text: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "unit", _plain(self.unit))
+        object.__setattr__(self, "text", _plain(self.text))
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,10 @@ class Reply:
     checkpoint: Optional[Checkpoint] = None
     sections: Tuple[Section, ...] = field(default_factory=tuple)
 
+    def __post_init__(self) -> None:
+        if self.reason is not None:
+            object.__setattr__(self, "reason", _plain(self.reason))
+
 
 def render_reply(reply: Reply) -> bytes:
     """The reply's line; keys without a value are left out."""
@@ -116,12 +133,14 @@ def read_reply(
     stream: BinaryIO, on_progress: Optional[Callable[[Reply], None]] = None
 ) -> Tuple[Reply, Mapping[str, bytes]]:
     """Read a whole reply, bounded in every part; raises ReplyError."""
-    while True:
+    for _ in range(MAX_EVENTS):
         reply = parse_reply_line(stream.readline(MAX_LINE_BYTES))
         if reply.event is None:
             break
         if on_progress is not None:
             on_progress(reply)
+    else:
+        raise ReplyError("the reply has no end")
     sections: Dict[str, bytes] = {}
     for section in reply.sections:
         if not 0 <= section.size <= _section_limit(section.name) or section.name in sections:
