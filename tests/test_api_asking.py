@@ -210,7 +210,7 @@ def test_h10_a_token_is_nowhere_but_with_its_owner(api: Api) -> None:
     assert api.root / "api.db" in places
     assert [path for path in places if token.encode() in path.read_bytes()] == []
     commands = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True).stdout
-    assert (token not in commands and "misrc serve" in commands) or "serve" in commands
+    assert token not in commands and "serve --config" in commands
 
 
 def test_h13_the_host_has_to_be_ours(api: Api) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from . import __version__
 from .job import faults
 from .job.errors import MisrcError
+from .job.secrecy import leave_no_core
 from .mint.module.words import add_module_commands
 
 
@@ -17,6 +18,7 @@ def main(words: list[str] | None = None) -> int:
     """Run one command; every error is one line on standard error."""
     options = _parser().parse_args(words)
     faults.arm_from_environment()
+    leave_no_core()
     try:
         return int(options.run(options) or 0)
     except MisrcError as error:

@@ -12,6 +12,7 @@ from typing import Callable, Iterator, List, Mapping, Optional
 
 from ..job.agent import MAX_CONFIG_BYTES, PROXY_CREDENTIAL, AgentConfig, parse_agent_config
 from ..job.codec import CodecError
+from ..job.secrecy import leave_no_core
 from ..job.units import AGENT_FOLDER
 from ..wire.api import Poll, Work
 from ..wire.refusals import Denied
@@ -39,6 +40,7 @@ def main(words: List[str], home: Home) -> int:
     parser = argparse.ArgumentParser(prog="misrc-site.pyz agent", description=__doc__, allow_abbrev=False)
     parser.add_argument("--check", action="store_true", help="say whether server, token, clock and policy are fine")
     options = parser.parse_args(words)
+    leave_no_core()
     try:
         if os.getuid() == 0 or os.geteuid() == 0:
             raise ValueError("the agent does not run as root")
