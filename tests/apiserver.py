@@ -55,9 +55,15 @@ def make_ca(folder: Path) -> None:
     run("req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=test CA",
         "-addext", "keyUsage=critical,keyCertSign")  # fmt: skip
     run("req", *new, "-keyout", "key.pem", "-out", "csr.pem", "-subj", "/CN=localhost")
-    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-    run("x509", "-req", "-in", "csr.pem", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out", "cert.pem",
-        "-days", "2", "-extfile", "names")  # fmt: skip
+    sign_certificate(folder, "subjectAltName=DNS:localhost,IP:127.0.0.1\n", 2)
+
+
+def sign_certificate(folder: Path, extensions: str, days: int) -> None:
+    """`cert.pem` of the server's request, by the CA beside it."""
+    (folder / "names").write_text(extensions)
+    words = ["x509", "-req", "-in", "csr.pem", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]
+    words += ["-out", "cert.pem", "-days", str(days), "-extfile", "names"]
+    subprocess.run(["openssl", *words], check=True, capture_output=True, cwd=folder)
 
 
 @dataclasses.dataclass

@@ -210,7 +210,24 @@ def test_h10_a_token_is_nowhere_but_with_its_owner(api: Api) -> None:
     assert api.root / "api.db" in places
     assert [path for path in places if token.encode() in path.read_bytes()] == []
     commands = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True).stdout
-    assert (token not in commands and "misrc serve" in commands) or "serve" in commands
+    assert token not in commands and "serve --config" in commands
+
+
+def test_h11_a_client_certificate_counts_for_nothing(api: Api) -> None:
+    """None is asked for; whoever has one, even of the server's own CA, needs a token like everybody, and only that
+    counts."""
+    folder = api.root / "tls"
+    context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    before, api.context = api.context, context
+    try:
+        assert api.call("GET", V2 + "/jobs", token=None).status == 401
+        assert api.call("GET", V2 + "/jobs", token=None, headers={"X-SSL-Client-Verify": "SUCCESS"}).status == 401
+        assert api.call("GET", V2 + "/jobs").status == 200
+        poll = {"agent": str(uuid.uuid4())}
+        assert api.call("POST", f"{V2}/sites/{OTHER_SITE}/poll", poll, "agent").status == 403
+    finally:
+        api.context = before
 
 
 def test_h13_the_host_has_to_be_ours(api: Api) -> None:

@@ -9,6 +9,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from apiserver import V2, Api, b64, digest, running, spec, submission
@@ -157,6 +158,33 @@ def test_h22_slow_heads_do_not_last(api: Api) -> None:
     assert time.monotonic() - started < 9
     for each in streams:
         each.close()
+    alive(api)
+
+
+def test_h22_one_connection_too_many_is_told_so(tmp_path: Path) -> None:
+    """Beyond the declared number each is answered 503 in the declared form; with one less they are served again."""
+    with running(tmp_path / "s", limits={"connections": 4}) as api:
+        streams = [api.stream() for _ in range(4)]
+        answer = api.call("GET", V2 + "/jobs")
+        assert (answer.status, answer.code, answer.headers["connection"]) == (503, "paused", "close")
+        assert int(answer.headers["retry-after"]) > 0
+        streams.pop().close()
+        eventually(lambda: api.call("GET", V2 + "/jobs").status == 200, what="room for one more")
+        for stream in streams:
+            stream.close()
+
+
+def test_what_is_no_request_is_refused_in_the_declared_form(api: Api) -> None:
+    """What the parser refuses has the body of every other refusal; so does a head that is too long, with its status."""
+    for line, expected in (
+        ("GET " + "/" * 5000 + " HTTP/1.1", (414, "too-large")),
+        ("GET / HTTP/1.1\r\nX: " + "y" * 20_000, (431, "too-large")),
+        ("GET / HTTP/1.1\r\nX Y: 1", (400, "malformed")),
+        ("what is this", (400, "malformed")),
+    ):
+        top, _, body = api.raw(f"{line}\r\nHost: localhost\r\n\r\n".encode(), 3).partition(b"\r\n\r\n")
+        assert (status(top), json.loads(body)["error"]["code"]) == expected
+        assert b"content-type: application/json" in top and b"connection: close" in top
     alive(api)
 
 

@@ -7,12 +7,13 @@ import hashlib
 import os
 import threading
 import time
+import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from apiserver import V2, Api, Reply, b64, digest, manifest, running, spec
+from apiserver import V2, Api, Reply, b64, digest, manifest, running, spec, submission
 from conftest import eventually
 
 DATA = os.urandom(3_000_000)
@@ -222,6 +223,31 @@ def test_h78_h79_what_a_download_says_of_itself(api: Api) -> None:
     same = api.call("GET", path, headers={"Range": "bytes=1-", "If-Range": answer.headers["etag"]})
     other = api.call("GET", path, headers={"Range": "bytes=1-", "If-Range": '"other"'})
     assert (same.status, same.body, other.status, other.body) == (206, DATA[1:], 200, DATA)
+    drop(api, job)
+
+
+def test_h32_no_name_breaks_into_a_header(api: Api) -> None:
+    """Names and ids with CR or LF are refused where they come in; what comes out has one constant disposition and no
+    `Location`, whatever the name is."""
+    job, _ = begin(api)
+    for evil in ("a%0d%0aX-Evil:%201", "%0a", "a%0db", "a.dat%0d%0a%0d%0aHTTP/1.1%20200"):
+        for target in (f"{V2}/jobs/{job}/inputs/{evil}", f"{V2}/jobs/{job}{evil}", f"{V2}/jobs/{job}/results/{evil}"):
+            for method in ("PUT", "GET"):
+                answer = api.call(method, target, b"", headers={"Upload-Length": "0", "Repr-Digest": digest(b"")})
+                assert 400 <= answer.status < 500 and "x-evil" not in answer.headers, (method, target)
+    drop(api, job)
+    for name, status in (("a\r\nX-Evil: 1.dat", 400), ("計算 結果.dat", 201)):
+        made = str(uuid.uuid4())
+        answer = api.call("PUT", f"{V2}/jobs/{made}", submission(made, {name: b"x"}, release=False))
+        assert answer.status == status and b"Evil" not in answer.body, answer.body
+    job, agent = api.submit(), str(uuid.uuid4())
+    claim = next(c for c in api.poll(agent, room=100)["claims"] if c["job"] == job)
+    api.report(claim, "running")
+    name = 'q"; filename=x 結果.bin'
+    assert api.end(claim, {"out.dat": b"1", name: b"2"}).json["missing"] == []
+    answer = api.call("GET", f"{V2}/jobs/{job}/results/{urllib.parse.quote(name)}")
+    assert (answer.status, answer.body) == (200, b"2")
+    assert answer.headers["content-disposition"] == "attachment" and "location" not in answer.headers
     drop(api, job)
 
 

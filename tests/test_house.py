@@ -21,6 +21,7 @@ from misrc.wire.refusals import Refusal
 pytestmark = pytest.mark.quick
 
 PACKAGE = Path(misrc.__file__).parent
+TESTS = Path(__file__).parent
 ALLOWED = {
     "job": set(),
     "wire": {"job"},
@@ -156,3 +157,22 @@ def test_the_language_follows_the_locale(monkeypatch: pytest.MonkeyPatch) -> Non
     assert say("tend.nothing") == MESSAGES["tend.nothing"][1]
     monkeypatch.setenv("MISRC_LANG", "en")
     assert say("tend.nothing") == MESSAGES["tend.nothing"][0]
+
+
+def cases(letters: str) -> dict[str, str]:
+    """The ids of the catalogue of attacks that begin so, each with its last column."""
+    text = (TESTS.parent / "docs/attacks.md").read_text(encoding="utf-8")
+    rows = re.findall(rf"^\| ([{letters}][0-9]{{2,3}}) \|.*\| ([^|]*) \|$", text, re.MULTILINE)
+    assert len(rows) == len(dict(rows)), "no id stands twice"
+    return dict(rows)
+
+
+def test_every_case_of_the_api_and_the_agent_has_its_test() -> None:
+    """Parts H and P of the catalogue: each id stands in the name of a test, but for what is not offered; and no test
+    bears an id that is not there."""
+    names = [re.findall(r"def (test_\w+)", path.read_text(encoding="utf-8")) for path in TESTS.glob("test_*.py")]
+    tested = {found.upper() for name in sum(names, []) for found in re.findall(r"(?<=_)[hp][0-9]{2}(?=_)", name)}
+    known = cases("HP")
+    assert {name for name, where in known.items() if not where.startswith("not offered")} - tested == set()
+    assert tested - set(known) == set()
+    assert len(known) > 100

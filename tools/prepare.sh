@@ -63,6 +63,19 @@ run_scenarios() {
   fi
 }
 
+# install_optional COMMAND PACKAGE WHAT: where the package cannot be had, WHAT is left out, and that is said loudly.
+install_optional() {
+  [ -z "${MISRC_STEPPED_DOWN:-}" ] || return 0
+  command -v "$1" >/dev/null && return 0
+  if command -v apt-get >/dev/null && as_root true 2>/dev/null; then
+    say "Installing Debian packages: $2"
+    { as_root apt-get update -qq && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+      --no-install-recommends "$2"; } >/dev/null || say "apt-get could not install $2"
+  fi
+  command -v "$1" >/dev/null && return 0
+  export MISRC_LEFT_OUT="${MISRC_LEFT_OUT:+$MISRC_LEFT_OUT; }$3 was left out: the package $2 cannot be installed"
+}
+
 # Where the packages cannot be had, the scenarios are left out and the rest is still tested.
 install_container_packages() {
   local packages=(podman runc netavark aardvark-dns iptables mmdebstrap)

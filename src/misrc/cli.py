@@ -10,6 +10,7 @@ from collections.abc import Callable
 from . import __version__
 from .job import faults
 from .job.errors import MisrcError
+from .job.secrecy import leave_no_core
 from .mint.module.words import add_module_commands
 from .mint.streams import complain, discard_output, open_standard_streams
 
@@ -19,6 +20,7 @@ def main(words: list[str] | None = None) -> int:
     open_standard_streams()
     options = _parser().parse_args(words)
     faults.arm_from_environment()
+    leave_no_core()
     try:
         status = int(options.run(options) or 0)
         sys.stdout.flush()

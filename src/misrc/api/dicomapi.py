@@ -18,6 +18,7 @@ from ..declare.ini import FILE_NAME, load_ini, render_server
 from ..declare.server import parse_server
 from ..job.codec import dump_json
 from ..job.errors import BadRequest, MisrcError
+from ..job.secrecy import leave_no_core
 from .serving import serve
 
 CONFIG = "server.yml"
@@ -63,6 +64,7 @@ def write_config(ini: Path, state: Path) -> Path:
 
 def main(words: Sequence[str], script: Path) -> int:
     """The command: runs until it is stopped; its exit status."""
+    leave_no_core()
     try:
         config = write_config(find_ini(words, script), state_folder())
         print(f"declaration: {config}", file=sys.stderr, flush=True)

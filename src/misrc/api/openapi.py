@@ -53,6 +53,10 @@ _ALWAYS = (
 )
 
 
+# The head of a request is refused before anybody knows which call it is.
+_TOO_LONG = {"414": "uri-too-long", "431": "head-too-long"}
+
+
 def make_document() -> dict[str, Any]:
     """The document as plain values."""
     schemas: dict[str, Any] = {}
@@ -62,6 +66,9 @@ def make_document() -> dict[str, Any]:
         code.value: {"description": f"{code.status} {code.value}", "content": {"application/json": {"schema": refusal}}}
         for code in _ALWAYS
     }
+    for status, name in _TOO_LONG.items():
+        words = f"{status} too-large: the request's head, before anything of it is looked at"
+        responses[name] = {**responses[ApiError.TOO_LARGE.value], "description": words}
     for route in ROUTES:
         paths.setdefault(api.V2 + route.template, {})[route.method.lower()] = _operation(route, schemas)
     return {
@@ -91,6 +98,7 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
         "responses": {
             **{str(status): _answer(route, schemas) for status in route.good},
             **{str(code.status): {"$ref": f"#/components/responses/{code.value}"} for code in _ALWAYS},
+            **{status: {"$ref": f"#/components/responses/{name}"} for status, name in _TOO_LONG.items()},
         },
     }
     if route.body is not None:

@@ -1,6 +1,7 @@
-"""uvicorn's HTTP/1.1 protocol with bounds on a request's head (bytes, fields, time) and on what a body's framing costs.
+"""uvicorn's HTTP/1.1 protocol with bounds on a request's head (bytes, fields, time), on what a body's framing costs,
+and on connections; what is refused here has the form of every other refusal.
 
-Bodies are bounded where they are read (`call.py`). Connections have a cap of their own in the server's configuration.
+Bodies are bounded where they are read (`call.py`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,10 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from ..wire.api import ApiError
+from .call import JSON, Receive, Send, answer_refusal
+from .problems import Refused, malformed
+
 MAX_LINE = 4 << 10
 MAX_HEAD = 16 << 10
 MAX_FIELDS = 64
@@ -18,16 +23,28 @@ MAX_FIELDS = 64
 MAX_OVERHEAD = 64 << 10
 
 
+BAD_REQUEST = b"400 Bad Request"
+TOO_LONG_LINE = b"414 URI Too Long"
+TOO_LONG_HEAD = b"431 Request Header Fields Too Large"
+
+
 class _TooLong(Exception):
-    def __init__(self, status: bytes) -> None:
-        super().__init__()
-        self.status = status
+    """Ends the parsing; what to answer stands in the protocol."""
+
+
+async def answer_crowd(_scope: Any, _receive: Receive, send: Send) -> None:
+    """The application for a connection that is one too many."""
+    answer = answer_refusal(Refused(ApiError.PAUSED, "too many connections; come again later"))
+    fixed = [(b"content-type", JSON), (b"content-length", str(len(answer.body)).encode()), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": answer.status, "headers": [*fixed, *answer.headers]})
+    await send({"type": "http.response.body", "body": answer.body})
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """Ends a connection whose head is too long, has too many fields, or comes too slowly."""
 
     head_seconds = 10.0
+    most_connections = 8192
 
     def __init__(self, *values: Any, **named: Any) -> None:
         super().__init__(*values, **named)
@@ -35,6 +52,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self._head = self._wire = self._body = 0
         self._in_head = True
+        self._fault = BAD_REQUEST
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -55,15 +73,15 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._watch()
         else:
             self._wire += len(data)
-        try:
-            super().data_received(data)
-        except _TooLong as error:
-            self._refuse(error.status)
-            return
+        super().data_received(data)
         if self._in_head and self._head > MAX_HEAD:
-            self._refuse(b"431 Request Header Fields Too Large")
+            self._refuse(TOO_LONG_HEAD)
         elif self._wire > 2 * self._body + MAX_OVERHEAD + MAX_HEAD:
-            self._refuse(b"400 Bad Request")
+            self._refuse(BAD_REQUEST)
+
+    def send_400_response(self, msg: str) -> None:
+        """The parser gave up, or one of our bounds made it give up."""
+        self._refuse(self._fault)
 
     def on_message_begin(self) -> None:
         """A head begins."""
@@ -76,14 +94,16 @@ class BoundedProtocol(HttpToolsProtocol):
         """A part of the request's line."""
         super().on_url(url)
         if len(self.url) > MAX_LINE:
-            raise _TooLong(b"414 URI Too Long")
+            self._fault = TOO_LONG_LINE
+            raise _TooLong
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One field."""
         self._fields += 1
         self._sum += len(name) + len(value)
         if self._fields > MAX_FIELDS or self._sum > MAX_HEAD:
-            raise _TooLong(b"431 Request Header Fields Too Large")
+            self._fault = TOO_LONG_HEAD
+            raise _TooLong
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -91,6 +111,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unwatch()
         self._in_head = False
         self._head = self._wire = self._body = 0
+        crowd = len(self.connections) > self.most_connections
+        self.app = answer_crowd if crowd else self.config.loaded_app
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -119,6 +141,13 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, status: bytes) -> None:
-        if not self.transport.is_closing():
-            self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-            self.transport.close()
+        if self.transport.is_closing():
+            return
+        if status == BAD_REQUEST:
+            refused = malformed("this is not a request that is taken")
+        else:
+            refused = Refused(ApiError.TOO_LARGE, "the request's head is too long")
+        body = answer_refusal(refused).body
+        head = b"HTTP/1.1 %b\r\ncontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        self.transport.write(head % (status, JSON, len(body)) + body)
+        self.transport.close()

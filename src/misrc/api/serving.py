@@ -123,9 +123,10 @@ def serve(path: Path) -> int:
     service = Service(server)
     service.prepare()
     context = make_context(server)
+    bounds = {"head_seconds": server.limits.header_seconds, "most_connections": server.limits.connections}
     config = uvicorn.Config(
         Application(service),
-        http=type("Protocol", (BoundedProtocol,), {"head_seconds": server.limits.header_seconds}),
+        http=type("Protocol", (BoundedProtocol,), bounds),
         ws="none",
         loop="uvloop",
         lifespan="on",
@@ -133,7 +134,6 @@ def serve(path: Path) -> int:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=server.limits.connections,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=STOP_SECONDS,

@@ -8,7 +8,8 @@ A module script that was written for the predecessor must not notice the change,
 always verified, the token is never shown, a lost answer does not lose the job, and a half result never has its name.
 When it ends early, by a signal or an error, it deletes its job at the server.
 
-TOKEN may be `env:NAME` or `file:PATH`, because words of a command can be seen by everybody on the machine.
+TOKEN may be `env:NAME` or `file:PATH`, because words of a command can be seen by everybody on the machine until they
+are overwritten here, which is the first thing that is done.
 MISRC_WF_INTERVAL: seconds between looks (10). MISRC_WF_RETRY: COUNT,SECONDS for each call (5,60). MISRC_WF_GRACE:
 seconds to wait for results after an abnormal end (600), because some clients of the predecessor then send nothing.
 
@@ -32,6 +33,7 @@ from ..job.codec import CodecError
 from ..job.errors import BadRequest, MisrcError, Refused
 from ..job.interface import Retry
 from ..job.names import NameRefused
+from ..job.secrecy import hide_word, leave_no_core
 from ..wire.legacy import (
     FORCE,
     RETURN_PLACE,
@@ -56,6 +58,7 @@ T = TypeVar("T")
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LAST_RETRY = Retry(2, 2.0)
 _MAX_TOKEN_FILE = 4096
+_TOKEN_PLACE = 2
 
 
 class Stopped(Exception):
@@ -257,9 +260,13 @@ def _show(text: str) -> None:
 
 def main(words: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
+    leave_no_core()
+    words = sys.argv[1:] if words is None else words
+    if len(words) > _TOKEN_PLACE and not words[_TOKEN_PLACE].startswith(("env:", "file:")):
+        hide_word(words[_TOKEN_PLACE])
     try:
         with _stoppable():
-            order = parse_words(sys.argv[1:] if words is None else words, os.environ)
+            order = parse_words(words, os.environ)
             status = Workflow(order, parse_timing(os.environ), Path.cwd(), _show).run()
     except Stopped:
         print(say("wf.stopped"), file=sys.stderr)

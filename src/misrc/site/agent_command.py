@@ -9,6 +9,7 @@ import uuid
 from typing import Callable, List
 
 from ..job.agent import AgentConfig
+from ..job.secrecy import leave_no_core
 from ..wire.api import Poll, Work
 from ..wire.refusals import Denied
 from . import files, kernel
@@ -33,6 +34,7 @@ def main(words: List[str], home: Home) -> int:
     parser = argparse.ArgumentParser(prog="misrc-site.pyz agent", description=__doc__, allow_abbrev=False)
     parser.add_argument("--check", action="store_true", help="say whether server, token, clock and policy are fine")
     options = parser.parse_args(words)
+    leave_no_core()
     try:
         if os.getuid() == 0 or os.geteuid() == 0:
             raise ValueError("the agent does not run as root")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Callable, Iterator, List, Optional
 
 from ..job.agent import AgentConfig, RetryRule
+from ..job.secrecy import hide_word, leave_no_core
 from ..wire.legacy import DEFAULT_PORT
 from ..wire.refusals import Denied
 from . import files
@@ -121,6 +122,9 @@ def _apply(found: OldWords, word: str) -> OldWords:
 
 def main(words: List[str], home: Home, poll: int = 30) -> int:
     """Run as the predecessor's poller does: until the retries are used up (exit status 1), or a signal."""
+    leave_no_core()
+    if len(words) > 2 and words[2] != LOGIN:
+        hide_word(words[2])
     try:
         if os.getuid() == 0:
             raise UsageError("this command does not run as root")
