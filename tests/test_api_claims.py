@@ -5,11 +5,7 @@ Run on SQLite and, where Debian's PostgreSQL is installed, on PostgreSQL too.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import subprocess
-import tempfile
 import threading
 import time
 import uuid
@@ -19,33 +15,8 @@ from typing import Any
 
 import pytest
 from apiserver import SITE, V2, Api, b64, manifest, running, spec, submission
-from conftest import eventually, free_port
-
-POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-
-
-@contextlib.contextmanager
-def postgres() -> Iterator[str]:
-    """A private PostgreSQL of this account, durable as by default; the URL of an empty database."""
-    tools = POSTGRES[-1].parent
-    port = free_port()
-    root = Path(tempfile.mkdtemp(prefix="misrc-pg-"))
-    subprocess.run(
-        [tools / "initdb", "-D", root / "data", "-A", "trust", "-U", "misrc"], check=True, capture_output=True
-    )
-    options = f"-p {port} -k {root} -c listen_addresses=127.0.0.1"
-    subprocess.run(
-        [tools / "pg_ctl", "-D", root / "data", "-w", "-o", options, "-l", root / "log", "start"],
-        check=True,
-        capture_output=True,
-    )
-    try:
-        yield f"postgresql://misrc@127.0.0.1:{port}/postgres"
-    finally:
-        subprocess.run(
-            [tools / "pg_ctl", "-D", root / "data", "-m", "immediate", "stop"], check=False, capture_output=True
-        )
-        shutil.rmtree(root, ignore_errors=True)
+from conftest import eventually
+from databases import MISSING, TOOLS, cluster
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -53,10 +24,10 @@ def database(request: pytest.FixtureRequest) -> Iterator[str | None]:
     if request.param == "sqlite":
         yield None
         return
-    if not POSTGRES:
-        pytest.skip("NOT TESTED on PostgreSQL: Debian's package postgresql is not installed")
-    with postgres() as url:
-        yield url
+    if not TOOLS:
+        pytest.skip(MISSING)
+    with cluster() as made:
+        yield made.url()
 
 
 @pytest.fixture(scope="module")
