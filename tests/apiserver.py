@@ -16,7 +16,7 @@ import socket
 import ssl
 import subprocess
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,10 @@ class Reply:
 class Api:
     """A server with two sites and four tokens."""
 
+    # What is started, and in which environment: a test may put another release here.
+    command: Sequence[str] = (MISRC,)
+    environment: Mapping[str, str] = CLEAN
+
     def __init__(self, root: Path, database: str | None = None, **config: Any) -> None:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
@@ -114,7 +118,9 @@ class Api:
     # -- the process ----------------------------------------------------------------------------------------------
 
     def misrc(self, *words: str, input: str | None = None) -> str:
-        done = subprocess.run([MISRC, *words], env=CLEAN, capture_output=True, text=True, input=input, check=False)
+        done = subprocess.run(
+            [*self.command, *words], env=self.environment, capture_output=True, text=True, input=input, check=False
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -139,8 +145,8 @@ class Api:
         before = log.stat().st_size if log.exists() else 0
         with log.open("ab") as stderr:
             self.process = subprocess.Popen(
-                [MISRC, "serve", "--config", str(self.root / "server.yml")],
-                env={**CLEAN, "MISRC_FAULTS": str(self.faults)},
+                [*self.command, "serve", "--config", str(self.root / "server.yml")],
+                env={**self.environment, "MISRC_FAULTS": str(self.faults)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,

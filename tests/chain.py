@@ -74,10 +74,12 @@ class Chain:
 
 
 @contextlib.contextmanager
-def chain(root: Path, policy: dict[str, Any] | None = None, **declared: Any) -> Iterator[Chain]:
+def chain(
+    root: Path, policy: dict[str, Any] | None = None, server: type[Api] = Api, **declared: Any
+) -> Iterator[Chain]:
     """Everything runs, and is gone afterwards."""
     site = make_site(root / "site-host", policy)
-    api = Api(root / "server")
+    api = server(root / "server")
     try:
         api.add_token("chain-mint", "--user", USER, "--scope", "workflow")
         api.add_token("chain-agent", "--user", USER, "--scope", "agent", "--site", site.name)
