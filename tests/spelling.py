@@ -47,7 +47,6 @@ ELSEWHERE = {
     "docs/*NAME.md": "any page",
     "~/*": "a home directory",
     "/etc/*": "a host",
-    "/srv/*": "a host",
     "/opt/*": "a host",
     "/var/*": "a host",
     "/usr/*": "a host",
