@@ -16,7 +16,7 @@ import socket
 import ssl
 import subprocess
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,10 @@ class Reply:
 class Api:
     """A server with two sites and four tokens."""
 
+    # What is started, and in which environment: a test may put another release here.
+    command: Sequence[str] = (MISRC,)
+    environment: Mapping[str, str] = CLEAN
+
     def __init__(self, root: Path, database: str | None = None, **config: Any) -> None:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
@@ -105,7 +109,8 @@ class Api:
         self.faults = root / "faults"
         self.faults.mkdir()
         self.process: subprocess.Popen[bytes] | None = None
-        self.environment: dict[str, str] = {}
+        # More of the environment for the server alone.
+        self.more: dict[str, str] = {}
         self.write_config()
         self.context = ssl.create_default_context(cafile=str(root / "tls/ca.pem"))
 
@@ -121,7 +126,9 @@ class Api:
     # -- the process ----------------------------------------------------------------------------------------------
 
     def misrc(self, *words: str, input: str | None = None) -> str:
-        done = subprocess.run([MISRC, *words], env=CLEAN, capture_output=True, text=True, input=input, check=False)
+        done = subprocess.run(
+            [*self.command, *words], env=self.environment, capture_output=True, text=True, input=input, check=False
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -146,8 +153,8 @@ class Api:
         before = log.stat().st_size if log.exists() else 0
         with log.open("ab") as stderr:
             self.process = subprocess.Popen(
-                [MISRC, "serve", "--config", str(self.root / "server.yml")],
-                env={**CLEAN, "MISRC_FAULTS": str(self.faults), **self.environment},
+                [*self.command, "serve", "--config", str(self.root / "server.yml")],
+                env={**self.environment, "MISRC_FAULTS": str(self.faults), **self.more},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +90,14 @@ def chain(
     root: Path,
     policy: dict[str, Any] | None = None,
     faults: bool = False,
-    database: str | None = None,
-    server: dict[str, Any] | None = None,
+    server: Callable[[Path], Api] = Api,
     **declared: Any,
 ) -> Iterator[Chain]:
     """Everything runs, and is gone afterwards. The server listens on one port, also when it is started again."""
     site = make_site(root / "site-host", policy, faults)
-    api = Api(root / "server", database, **{"listen": [f"127.0.0.1:{free_port()}"], **(server or {})})
+    api = server(root / "server")
+    api.config["listen"] = [f"127.0.0.1:{free_port()}"]
+    api.write_config()
     try:
         api.add_token("chain-mint", "--user", USER, "--scope", "workflow")
         api.add_token("chain-agent", "--user", USER, "--scope", "agent", "--site", site.name)

@@ -19,6 +19,7 @@ from misrc.site import desk
 # Programs of the system that pages tell people to use.
 SYSTEM = {
     *("sha256sum", "python3", "ssh", "ssh-keygen", "systemctl", "unshare", "ls", "cmp", "cp", "install", "ccx"),
+    *("createuser", "createdb", "dropdb"),  # PostgreSQL's
     "misrc-api",  # on the API server's host, made by roles/dicomapi
     *("mkdir", "chmod", "cat", ".", "grep", "printf", "cut", "cd", "echo", "mktemp", "for", "do", "done", "exit"),
 }
@@ -30,6 +31,9 @@ FOREIGN = {
     "--partial": "rsync",
     "--inplace": "rsync",
     "--clean": "./demo",
+    "--owner": "createdb",
+    "--encoding": "createdb",
+    "--template": "createdb",
     "--faults": "the gate of a test's site (site/main.py)",
 }
 # Files that pages name and that are made elsewhere: on a host, by a job, or by the reader. Each with where.

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from apiserver import SITE, V2, Api, b64, manifest, running, spec, submission
 from conftest import eventually
+from databases import MISSING, TOOLS, cluster, fresh
 from faultpoints import points
-from postgres import INSTALLED, NOT_INSTALLED, fresh, postgres
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -26,10 +26,10 @@ def database(request: pytest.FixtureRequest) -> Iterator[str | None]:
     if request.param == "sqlite":
         yield None
         return
-    if not INSTALLED:
-        pytest.skip(NOT_INSTALLED)
-    with postgres() as made:
-        yield made.url
+    if not TOOLS:
+        pytest.skip(MISSING)
+    with cluster() as made:
+        yield made.url()
 
 
 @pytest.fixture(scope="module")

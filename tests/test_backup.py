@@ -197,10 +197,3 @@ def test_old_backups_go_and_half_ones_do_not_count(store: Store, tmp_path: Path)
     (folder / "2020-01-03T000000Z.partial").mkdir()
     second = backup.back_up(store.server, folder, 2)
     assert sorted(path.name for path in folder.iterdir()) == ["2020-01-02T000000Z", second.name]
-
-
-def test_another_database_is_told_its_own_way(tmp_path: Path) -> None:
-    """For PostgreSQL the refusal says what to do instead."""
-    values = {"database": "postgresql://misrc@db/misrc", "spool": "/srv/spool", "inventory": "/x"}
-    with pytest.raises(BadRequest, match="pg_dump"):
-        backup.back_up(parse_server(values, "test"), tmp_path / "backups", 7)

@@ -17,8 +17,9 @@ import pytest
 from apiserver import SITE, Api, running, site
 from chain import Chain, chain
 from conftest import CLEAN, ROOT, eventually, free_port, make_program, make_site
+from databases import MISSING, TOOLS, Postgres
+from databases import cluster as running_cluster
 from faultpoints import points
-from postgres import INSTALLED, NOT_INSTALLED, Postgres, postgres
 from resilience import add_program, check_site, declare, finish
 from test_resilience_faults import Faults
 
@@ -140,16 +141,16 @@ def test_p42_a_kill_at_the_site_of_the_whole_way(whole: Chain, point: str) -> No
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Postgres]:
-    if not INSTALLED:
-        pytest.skip(NOT_INSTALLED)
-    with postgres() as made:
+    if not TOOLS:
+        pytest.skip(MISSING)
+    with running_cluster() as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def stored(cluster: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     """The whole way on PostgreSQL."""
-    with chain(tmp_path_factory.mktemp("stored") / "lab", database=cluster.url) as made:
+    with chain(tmp_path_factory.mktemp("stored") / "lab", server=lambda root: Api(root, cluster.url())) as made:
         prepare(made)
         yield made
 
@@ -157,7 +158,7 @@ def stored(cluster: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def arm_database(made: Chain, cluster: Postgres, point: str) -> Faults:
     """When the server passes the point, the database's first process is killed; its others die with it."""
     made.api.kill()
-    made.api.environment["MISRC_FAULTS_PARENT"] = str(cluster.pid)
+    made.api.more["MISRC_FAULTS_PARENT"] = str(cluster.pid)
     faults = Faults(made.api.faults)
     faults.arm(point, "kill-parent")
     made.api.start()
@@ -183,7 +184,7 @@ def test_h58_a_database_that_stops_at_any_moment(stored: Chain, cluster: Postgre
     def strike() -> None:
         for _ in range(3):
             if not over.wait(seeded.uniform(0.1, 2.0)) and cluster.lives():
-                cluster.stop_dead()
+                cluster.kill()
 
     thread = threading.Thread(target=strike, daemon=True)
     thread.start()

@@ -59,6 +59,7 @@ def test_the_service_may_write_its_own_folders_and_nothing_else() -> None:
     """State and spool are writable; the rest of the file system is not, and there are no capabilities."""
     unit = lines(render_units(PLAIN, HOST)["misrc-api.service"])
     assert "ReadWritePaths=/var/lib/misrc-api /srv/spool" in unit
+    assert "RequiresMountsFor=/srv/spool" in unit
     assert {"ProtectSystem=strict", "CapabilityBoundingSet=", "PrivateUsers=yes", "User=misrc-api"} <= set(unit)
     assert not [line for line in unit if line.startswith("LoadCredential")]
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from apiserver import Api
 from chain import Chain, chain
 from conftest import Mint
 from faultpoints import points
@@ -104,7 +105,7 @@ class Lines:
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lines]:
     root = tmp_path_factory.mktemp("lines")
-    with chain(root / "lab", server={"tls": None}) as made:
+    with chain(root / "lab", server=lambda root: Api(root, tls=None)) as made:
         add_program(made.site, "slow", "sleep 1; cat *.dat > .all; mv .all out.dat\n")
         declare(made.mint, "slow")
         with Relay(made.api.port) as ours, Relay(made.api.port) as theirs:

@@ -5,7 +5,7 @@
 # tools/images.sh --try          the same, by building one image and starting a host from it
 #
 # The images are misrc-test-debian:RELEASE: Debian with systemd, sshd and Python, made of Debian's packages; no registry
-# is asked. Each carries a hash of what went in, and is kept until that changes.
+# is asked. RELEASE-front is the same with nginx and PostgreSQL. Each carries a hash of what went in, and is kept until that changes.
 #
 # Not covered: machines without root; architectures other than the host's own.
 set -euo pipefail
@@ -77,10 +77,11 @@ settings() {
 }
 
 build() {
-  local release=$1 image="localhost/$NAME:$1" key folder
-  key=$( { echo "$release $PACKAGES"; sources "$release"; customize; } | sha256sum | cut -c1-16)
+  local release=${1%-front} image="localhost/$NAME:$1" packages=$PACKAGES key folder
+  [ "$release" = "$1" ] || packages+=,nginx-light,postgresql
+  key=$( { echo "$release $packages"; sources "$release"; customize; } | sha256sum | cut -c1-16)
   # Two checkouts may want the same image at once.
-  exec 9>"/run/lock/$NAME-$release.lock"
+  exec 9>"/run/lock/$NAME-$1.lock"
   flock 9
   if [ "$(podman image inspect --format '{{index .Labels "misrc.key"}}' "$image" 2>/dev/null)" = "$key" ]; then return; fi
   say "Building $image out of Debian packages (about a minute)"
@@ -89,7 +90,7 @@ build() {
   trap "rm -rf '$folder'" EXIT
   customize >"$folder/customize"
   sources "$release" >"$folder/sources.list"
-  mmdebstrap --quiet --variant=minbase --include="$PACKAGES" --customize-hook="sh '$folder/customize' \"\$1\"" \
+  mmdebstrap --quiet --variant=minbase --include="$packages" --customize-hook="sh '$folder/customize' \"\$1\"" \
     "$release" "$folder/root.tar" "$folder/sources.list" || fail "mmdebstrap could not build Debian $release"
   podman import --quiet --change "LABEL misrc.key=$key" --change 'CMD ["/sbin/init"]' "$folder/root.tar" "$image" \
     >/dev/null

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# tools/scenarios.sh [--all] [NAME…]   run the molecule scenarios (default: all of them) on real hosts with systemd
-#   --all         on every Debian, not on one
+# tools/scenarios.sh [--all] [NAME…]   run the molecule scenarios on real hosts with systemd
+#   --all         on every Debian, not on one; and without a NAME also those that have a file `full-only`, which says why
 #   -- WORDS      run `molecule WORDS` in the same environment, for work on one scenario:
 #                 tools/scenarios.sh -- converge -s mint_node
 # MISRC_RELEASES names the Debian releases, MISRC_HOSTS is the prefix of the hosts' names.
@@ -62,6 +62,23 @@ make_bundle() {
     /venv/bin/misrc bundle --api --output /work/bundle-$release.tar >/dev/null"
 }
 
+# The images that scenarios name, of this release or of a fixed one.
+make_images() {
+  local release=$1 name
+  shift
+  # shellcheck disable=SC2046 # they are words
+  "$MISRC_ROOT/tools/images.sh" "$release" $(for name in "$@"; do
+    sed -n 's/^ *image: localhost.misrc-test-debian://p' "molecule/$name/molecule.yml"
+  done | sed "s/\${MISRC_RELEASE:-bookworm}/$release/" | sort -u)
+}
+
+# A folder of this machine that hosts of one scenario share, as they would share one of a file server.
+make_shared() {
+  MISRC_SHARED=$HOME_OF_SCENARIOS/shared-$MISRC_HOSTS
+  mkdir -p "$MISRC_SHARED"
+  export MISRC_SHARED
+}
+
 make_environment scenarios
 unpack_collections
 
@@ -74,15 +91,18 @@ ANSIBLE_HOME=$HOME_OF_SCENARIOS/ansible
 export CONTAINERS_CONF ANSIBLE_COLLECTIONS_PATH MISRC_HOSTS PATH ANSIBLE_HOME
 export ANSIBLE_NOCOLOR=${NO_COLOR:+1} PY_COLORS=0 ANSIBLE_PIPELINING=1
 cd "$MISRC_ROOT"
+make_shared
 
 releases=${MISRC_RELEASES:-bookworm}
 names=()
+all=
 while [ $# -gt 0 ]; do
   case $1 in
-    --all) releases=${MISRC_RELEASES:-bookworm trixie} ;;
+    --all) releases=${MISRC_RELEASES:-bookworm trixie} all=1 ;;
     --)
       shift
-      "$MISRC_ROOT/tools/images.sh" "${releases%% *}"
+      [[ " $* " =~ " -s "([^ ]+)" " ]] || fail "say which scenario: -s NAME"
+      make_images "${releases%% *}" "${BASH_REMATCH[1]}"
       make_bundle "${releases%% *}"
       exec molecule "$@"
       ;;
@@ -91,11 +111,14 @@ while [ $# -gt 0 ]; do
   shift
 done
 if [ ${#names[@]} = 0 ]; then
-  for folder in molecule/*/molecule.yml; do names+=("$(basename "$(dirname "$folder")")"); done
+  for folder in molecule/*/molecule.yml; do
+    folder=${folder%/molecule.yml}
+    if [ -n "$all" ] || [ ! -e "$folder/full-only" ]; then names+=("${folder#molecule/}"); fi
+  done
 fi
 
 for release in $releases; do
-  "$MISRC_ROOT/tools/images.sh" "$release"
+  make_images "$release" "${names[@]}"
   make_bundle "$release"
   for name in "${names[@]}"; do
     say "Scenario $name on Debian $release"

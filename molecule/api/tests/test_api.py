@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 import testinfra
+from observing import eventually, good, request, score, start_run
 
 PREFIX = os.environ.get("MISRC_HOSTS", "misrc")
 API = testinfra.get_host(f"podman://{PREFIX}-api")
@@ -21,66 +21,14 @@ SITE = testinfra.get_host(f"podman://{PREFIX}-asking")
 MADE = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "made"
 URL = f"https://{PREFIX}-api:50443/mi-distcomp-api/v2"
 PYZ = "/usr/bin/python3 /usr/libexec/misrc/misrc-site.pyz"
-# One request with the token on standard input; prints the status, or why there is none.
-ASK = """
-import ssl, sys, urllib.error, urllib.request
-context = ssl.create_default_context(cafile="/usr/local/share/mint-ca.pem")
-request = urllib.request.Request(sys.argv[1], headers={"Authorization": "Bearer " + sys.stdin.read().strip()})
-try:
-    print(urllib.request.urlopen(request, context=context, timeout=10).status)
-except urllib.error.HTTPError as error:
-    print(error.code)
-except OSError as error:
-    print(type(error).__name__)
-"""
-
-
-def good(host: Any, command: str, user: str = "root") -> str:
-    """The output of a command that must succeed."""
-    if user != "root":
-        command = f"setpriv --reuid {user} --regid {user} --init-groups sh -c {shlex.quote(command)}"
-    done = host.run(command)
-    assert done.rc == 0, (command, done.stdout, done.stderr)
-    return str(done.stdout)
-
-
-def eventually(what: Callable[[], Any], text: str, seconds: float = 90) -> Any:
-    """The first true answer."""
-    end = time.monotonic() + seconds
-    while True:
-        found = what()
-        if found:
-            return found
-        assert time.monotonic() < end, f"still not so: {text}"
-        time.sleep(0.2)
 
 
 class Run:
     """One `misrc run` on MInt's node, beside the test. Programs that are held end when `let_go` is called."""
 
     def __init__(self, program: str) -> None:
-        good(API, "rm -rf /tmp/results && install -d -o misrc -g misrc /tmp/results")
         good(SITE, "touch /run/hold")
-        account = ["setpriv", "--reuid", "misrc", "--regid", "misrc", "--init-groups"]
-        account += ["env", "LANG=C.UTF-8", "HOME=/nonexistent"]
-        command = f"cd /tmp/results && exec /usr/local/bin/misrc run asking {program} --new"
-        self.process = subprocess.Popen(
-            [
-                "podman",
-                "exec",
-                f"{PREFIX}-api",
-                *account,
-                "env",
-                "LANG=C.UTF-8",
-                "HOME=/nonexistent",
-                "sh",
-                "-c",
-                command,
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self.process = start_run(f"{PREFIX}-api", "/tmp/results", "asking", program, "--new")
 
     def await_start(self) -> str:
         """The job's id, once its program runs at the site."""
@@ -132,15 +80,7 @@ def ledger(job: str) -> list[str]:
 
 def ask(token: str) -> str:
     """What the server says to a call with this token."""
-    words = ["podman", "exec", "-i", f"{PREFIX}-api", "python3", "-c", ASK, f"{URL}/jobs"]
-    return subprocess.run(words, input=token, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
-
-
-def score(host: Any, unit: str) -> float:
-    """What `systemd-analyze security` thinks of a unit."""
-    found = re.search(r"level.*: ([0-9.]+)", good(host, f"systemd-analyze security --no-pager {unit} | tail -1"))
-    assert found is not None
-    return float(found[1])
+    return request(f"{PREFIX}-api", f"{URL}/jobs", token)
 
 
 @pytest.fixture(autouse=True)

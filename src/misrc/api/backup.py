@@ -7,7 +7,8 @@ never change, so they are linked where the disk allows it; what still grows (unf
 What a backup does not know: whatever happened after it. A token that was revoked since then counts again, and a job
 that a site took since then is offered again; the site's own ledger then keeps it from starting twice.
 
-Not covered: PostgreSQL, which has its own tools; the way is told in the refusal.
+The copy of the database is a SQLite file, also where the store is on PostgreSQL: a backup of either can be restored on
+either, which is also the way from one host to several.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import hashlib
 import os
 import shutil
 import sqlite3
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -26,6 +28,7 @@ from ..declare.server import Server
 from ..job.codec import CodecError, decode, dump_json, encode, parse_json
 from ..job.errors import BadRequest
 from ..job.records import PRIVATE_FILE, PRIVATE_FOLDER
+from . import rows
 from .spool import LOG, Spool
 
 STORE = "store.db"
@@ -62,7 +65,7 @@ class _Held:
 def back_up(server: Server, folder: Path, keep: int) -> Path:
     """Write one backup below `folder`, and remove older ones beyond `keep`; where it lies."""
     source = _database_file(server)
-    if not source.is_file():
+    if source is not None and not source.is_file():
         raise BadRequest(f"{source}: there is no database to back up")
     folder.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
     for left in folder.glob(f"*{PARTIAL}"):
@@ -73,7 +76,7 @@ def back_up(server: Server, folder: Path, keep: int) -> Path:
     partial = folder / (target.name + PARTIAL)
     partial.mkdir(PRIVATE_FOLDER)
     try:
-        note = _copy_all(source, Spool(Path(server.spool), 0), partial)
+        note = _copy_all(server, Spool(Path(server.spool), 0), partial)
         _write(partial / NOTE, dump_json(encode(note)) + b"\n")
         _flush(partial)
         partial.rename(target)
@@ -81,7 +84,7 @@ def back_up(server: Server, folder: Path, keep: int) -> Path:
     except OSError as error:
         raise BadRequest(f"the backup is not complete: {error.strerror}; nothing of it counts") from None
     except sqlite3.Error as error:
-        raise BadRequest(f"{source}: {error}") from None
+        raise BadRequest(f"{source or 'the database'}: {error}") from None
     for old in list_backups(folder)[: -max(1, keep)]:
         shutil.rmtree(old)
     return target
@@ -93,9 +96,12 @@ def restore(server: Server, backup: Path) -> Note:
     The server must not run: the refusal of what is there takes care of that.
     """
     target, spool = _database_file(server), Path(server.spool)
-    for path in (target, Path(f"{target}-wal"), Path(f"{target}-journal")):
-        if path.exists():
-            raise BadRequest(f"{path} is there: stop the server and move its database and spool away first")
+    if target is None:
+        rows.check_empty(server.database)
+    else:
+        for path in (target, Path(f"{target}-wal"), Path(f"{target}-journal")):
+            if path.exists():
+                raise BadRequest(f"{path} is there: stop the server and move its database and spool away first")
     if spool.exists() and any(spool.iterdir()):
         raise BadRequest(f"{spool} is not empty: stop the server and move its database and spool away first")
     note = check(backup)
@@ -105,15 +111,31 @@ def restore(server: Server, backup: Path) -> Note:
         for file in held:
             _take(file, Spool(backup / FILES, 0), Spool(spool, 0))
         # Last, so that a restore which was cut off leaves no database that a server would start with.
-        staged = Path(f"{target}.restoring")
-        shutil.copyfile(backup / STORE, staged)
-        staged.chmod(PRIVATE_FILE)
-        _flush(staged)
-        staged.rename(target)
-        _flush(target.parent)
+        if target is None:
+            _fill(server.database, backup / STORE)
+        else:
+            _place(backup / STORE, target)
     except OSError as error:
         raise BadRequest(f"the restore is not complete: {error.strerror}") from None
     return note
+
+
+def _place(store: Path, target: Path) -> None:
+    """The database of a store on SQLite, whole or not at all."""
+    staged = Path(f"{target}.restoring")
+    shutil.copyfile(store, staged)
+    staged.chmod(PRIVATE_FILE)
+    _flush(staged)
+    staged.rename(target)
+    _flush(target.parent)
+
+
+def _fill(url: str, store: Path) -> None:
+    """The same for PostgreSQL; the backup itself is never written to."""
+    with tempfile.TemporaryDirectory(prefix="misrc-restore-") as folder:
+        copy = Path(folder) / STORE
+        shutil.copyfile(store, copy)
+        rows.copy_in(copy, url)
 
 
 def check(backup: Path) -> Note:
@@ -137,22 +159,20 @@ def list_backups(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"*/{NOTE}") if not path.parent.name.endswith(PARTIAL))
 
 
-def _database_file(server: Server) -> Path:
+def _database_file(server: Server) -> Path | None:
+    """Where the store is a file; None for PostgreSQL."""
     if not server.database.startswith("sqlite:///"):
-        raise BadRequest(
-            "the database is PostgreSQL: run pg_dump first and copy the spool after it; restore both with the servers"
-            " stopped"
-        )
+        return None
     return Path(server.database.removeprefix("sqlite:///"))
 
 
-def _copy_all(source: Path, spool: Spool, partial: Path) -> Note:
+def _copy_all(server: Server, spool: Spool, partial: Path) -> Note:
     """Views of the database until one holds together with its files."""
     taken = Spool(partial / FILES, 0)
     taken.prepare()
     for _ in range(MAX_TRIES):
         moment = time.time()
-        _copy_database(source, partial / STORE)
+        _copy_database(server, partial / STORE)
         held = list(_read_held(partial / STORE))
         # All that can be had, also of a view that does not hold: the next one then lacks only what is younger.
         if not all([_take(file, spool, taken) for file in held]):
@@ -163,8 +183,13 @@ def _copy_all(source: Path, spool: Spool, partial: Path) -> Note:
     raise BadRequest("jobs are closed faster than they can be backed up; try again")
 
 
-def _copy_database(source: Path, target: Path) -> None:
+def _copy_database(server: Server, target: Path) -> None:
     target.unlink(missing_ok=True)
+    source = _database_file(server)
+    if source is None:
+        rows.copy_out(server.database, target)
+        _flush(target)
+        return
     os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE))
     with closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as live, closing(sqlite3.connect(target)) as copy:
         live.execute("PRAGMA busy_timeout=10000")

@@ -37,6 +37,15 @@ MAX_BATCH = 64
 BUSY_MILLISECONDS = 10_000
 TRIES = 3
 LOG = logging.getLogger("misrc.api")
+# In seconds, and the last one in milliseconds.
+_OPTIONS = {
+    "client_encoding": "utf8",
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
 PAUSED = "the job store cannot be used now; call again"
 
 
@@ -82,6 +91,8 @@ class Database:
         """Bring the schema to this release; BadRequest where the database cannot be used."""
         try:
             with self._writer.begin() as connection:
+                if self._postgres and connection.execute(sqlalchemy.text("SHOW server_encoding")).scalar() != "UTF8":
+                    raise BadRequest("the database must be in UTF8: createdb --encoding=UTF8 --template=template0")
                 migrate(connection)
         except DBAPIError as error:
             raise BadRequest(f"the database cannot be used: {type(error.orig).__name__}") from None
@@ -90,8 +101,11 @@ class Database:
         """Begin to write, and to hear what other processes change."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
-        make = PostgresNews if self._postgres else SqliteNews
-        self._news = make(self._url, self.origin, self.bells)
+        self._news = (
+            PostgresNews(self._url, self.origin, self.bells, connect_options(self._url))
+            if self._postgres
+            else SqliteNews(self._url, self.origin, self.bells)
+        )
         self._news.start(self._loop)
 
     def close(self) -> None:
@@ -214,6 +228,14 @@ class Database:
                 item.future.set_exception(item.error)
 
 
+def connect_options(url: str) -> dict[str, Any]:
+    """For libpq: text as UTF-8, and how soon a connection counts as dead; what the address itself says comes first.
+
+    Without the second a host that vanished holds a call for minutes, and news of revoked tokens for hours.
+    """
+    return {name: value for name, value in _OPTIONS.items() if f"{name}=" not in url}
+
+
 def make_engine(url: str, writes: bool) -> Engine:
     """An engine of one connection (PostgreSQL readers: two)."""
     if url.startswith("postgresql://"):
@@ -223,6 +245,7 @@ def make_engine(url: str, writes: bool) -> Engine:
             max_overflow=0,
             pool_pre_ping=True,
             hide_parameters=True,
+            connect_args=connect_options(url),
         )
     engine = sqlalchemy.create_engine(
         url,

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from .bells import Bells
@@ -18,8 +19,8 @@ RECONNECT_SECONDS = 1.0
 class News(abc.ABC):
     """Rings the bells for what others did."""
 
-    def __init__(self, url: str, origin: str, bells: Bells) -> None:
-        self._url, self._origin, self._bells = url, origin, bells
+    def __init__(self, url: str, origin: str, bells: Bells, options: Mapping[str, Any] | None = None) -> None:
+        self._url, self._origin, self._bells, self._options = url, origin, bells, dict(options or {})
 
     @abc.abstractmethod
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -90,7 +91,7 @@ class PostgresNews(News):
 
         while not self._stopped.is_set():
             try:
-                with psycopg.connect(self._url, autocommit=True) as connection:
+                with psycopg.connect(self._url, autocommit=True, **self._options) as connection:
                     connection.execute("LISTEN misrc")
                     self._ring_all()
                     while not self._stopped.is_set():

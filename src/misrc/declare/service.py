@@ -156,6 +156,8 @@ def _render_service(server: Server, host: ServiceHost) -> str:
                 ("Description", "misrc: MInt's API server"),
                 ("Wants", "network-online.target"),
                 ("After", "network-online.target postgresql.service"),
+                # A shared spool that is not mounted yet would look like one without any files.
+                ("RequiresMountsFor", server.spool),
                 ("StartLimitIntervalSec", "0"),
             ],
         ),
@@ -188,7 +190,13 @@ def _render_backup(server: Server, host: ServiceHost) -> str:
         alone = [("PrivateNetwork", "yes"), ("RestrictAddressFamilies", "AF_UNIX")]
     store = f"{host.program} store backup --config {host.config} --keep {host.backup_keep} {host.backup}"
     return _render(
-        ("Unit", [("Description", "misrc: back up the API server's jobs")]),
+        (
+            "Unit",
+            [
+                ("Description", "misrc: back up the API server's jobs"),
+                ("RequiresMountsFor", f"{server.spool} {host.backup}"),
+            ],
+        ),
         (
             "Service",
             [
