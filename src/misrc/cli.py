@@ -11,6 +11,7 @@ from . import __version__
 from .job import faults
 from .job.errors import MisrcError
 from .mint.module.words import add_module_commands
+from .mint.translation import Parser, in_words
 
 
 def main(words: list[str] | None = None) -> int:
@@ -20,7 +21,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         return int(options.run(options) or 0)
     except MisrcError as error:
-        print(f"misrc: {error}", file=sys.stderr)
+        print(f"misrc: {in_words(error)}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         return 0
@@ -32,9 +33,7 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="misrc", description="Run agreed programs at remote compute sites.", allow_abbrev=False
-    )
+    parser = Parser(prog="misrc", description="Run agreed programs at remote compute sites.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
@@ -83,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_run(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = commands.add_parser("run", help="run a program at a site and wait for its results", allow_abbrev=False)
     command.add_argument("site", metavar="SITE")
     command.add_argument("program", metavar="PROGRAM")
@@ -111,7 +110,7 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     command.set_defaults(run=_run)
 
 
-def _add_site(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_site(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser = commands.add_parser("site", help="a site's life, from add to retire; and what it installs")
     site = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_site_life(site)
@@ -123,7 +122,7 @@ def _add_site(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     policy.set_defaults(run=_site_policy)
 
 
-def _add_site_life(site: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_site_life(site: "argparse._SubParsersAction[Parser]") -> None:
     def add(name: str, text: str, function: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         command = site.add_parser(name, help=text, allow_abbrev=False)
         command.add_argument("site", metavar="SITE")
@@ -185,7 +184,7 @@ def _add_site_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dry-run", action="store_true", help="show everything, write nothing")
 
 
-def _add_provision(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_provision(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = commands.add_parser(
         "provision", help="bring MInt's node and the sites to what is declared", allow_abbrev=False
     )
@@ -201,7 +200,7 @@ def _add_provision(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     command.set_defaults(run=_provision)
 
 
-def _add_api(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_api(commands: "argparse._SubParsersAction[Parser]") -> None:
     serve = commands.add_parser("serve", help="run MInt's API server", allow_abbrev=False)
     serve.add_argument("--config", required=True, metavar="FILE", help="the server's declaration (YAML)")
     serve.add_argument("--check", action="store_true", help="only say whether the declaration and its files are fine")
@@ -226,7 +225,7 @@ def _add_api(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
             _add_token_options(command)
 
 
-def _add_store(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_store(commands: "argparse._SubParsersAction[Parser]") -> None:
     store = commands.add_parser("store", help="back up and restore the API server's jobs").add_subparsers(
         required=True, metavar="COMMAND"
     )
