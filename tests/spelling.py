@@ -45,7 +45,6 @@ ELSEWHERE = {
     "/var/*": "a host",
     "/usr/*": "a host",
     "/tmp*": "a host",
-    "/bin/sh": "a host",
     "misrc-site.pyz": "`misrc site build` makes it",
     "policy.json": "the site writes it",
     "stress.yml": "MInt's operator writes it for `misrc site add`",
