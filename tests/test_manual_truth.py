@@ -86,6 +86,37 @@ def test_a_difference_between_languages_is_seen() -> None:
     assert [line.split(": ")[1] for line in wrong] == ["--new", "20", "30", "9", "retries", "retry"]
 
 
+def untranslated(text: str) -> list[str]:
+    """Paragraphs, items and cells of a Japanese page with a sentence in English and nothing in Japanese."""
+    found = []
+    for section in sections(text):
+        plain = re.sub(r"`[^`]*`|\]\([^)]*\)|\*\*", "", section)
+        lines = [cell for line in plain.splitlines() if line.startswith("|") for cell in line.split("|")]
+        lines += re.split(r"\n\n|\n(?=[-|*] |\d+\. )", re.sub(r"^\|.*$", "", plain, flags=re.M))
+        found += [line.strip() for line in lines if is_english(line)]
+    return found
+
+
+def is_english(text: str) -> bool:
+    """At least four words, and no Japanese."""
+    return not re.search("[ぁ-んァ-ヶ一-龠]", text) and len(re.findall(r"\b[a-z]{2,}\b", text)) >= 4
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_nothing_is_left_in_english(name: str) -> None:
+    """Each paragraph, item of a list and cell of a Japanese page is Japanese."""
+    assert untranslated((DOCS / "ja" / f"{name}.md").read_text(encoding="utf-8")) == []
+
+
+def test_what_is_left_in_english_is_seen() -> None:
+    """Control: a paragraph, an item and a cell; commands, names and Japanese are none."""
+    text = "# 題\n\nThis was not translated yet.\n\n- nor was this one here\n- これは `a b c d e f` です\n\n"
+    text += "| キー | 意味 |\n|---|---|\n| `a` | what nobody has translated |\n| SSH | OpenSSH 8.1 |\n"
+    assert untranslated(text) == [
+        "what nobody has translated", "This was not translated yet.", "- nor was this one here"
+    ]  # fmt: skip
+
+
 # -- words of code --------------------------------------------------------------------------------------------------
 
 
