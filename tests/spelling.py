@@ -18,7 +18,7 @@ from misrc.site import desk
 
 # Programs of the system that pages tell people to use.
 SYSTEM = {
-    *("sha256sum", "python3", "ssh", "ssh-keygen", "systemctl", "unshare", "ls", "cmp", "cp", "install", "ccx"),
+    *("sha256sum", "python3", "pip", "ssh", "ssh-keygen", "systemctl", "unshare", "ls", "cmp", "cp", "install", "ccx"),
     "misrc-api",  # on the API server's host, made by roles/dicomapi
     *("mkdir", "chmod", "cat", ".", "grep", "printf", "cut", "cd", "echo", "mktemp", "for", "do", "done", "exit"),
 }
