@@ -18,7 +18,7 @@ from misrc.site import desk
 
 # Programs of the system that pages tell people to use.
 SYSTEM = {
-    *("sha256sum", "python3", "ssh", "ssh-keygen", "systemctl", "unshare", "ls", "cmp", "cp", "install", "ccx"),
+    *("sha256sum", "python3", "pip", "ssh", "ssh-keygen", "systemctl", "unshare", "ls", "cmp", "cp", "install", "ccx"),
     *("createuser", "createdb", "dropdb"),  # PostgreSQL's
     "misrc-api",  # on the API server's host, made by roles/dicomapi
     *("mkdir", "chmod", "cat", ".", "grep", "printf", "cut", "cd", "echo", "mktemp", "for", "do", "done", "exit"),
@@ -49,7 +49,6 @@ ELSEWHERE = {
     "/var/*": "a host",
     "/usr/*": "a host",
     "/tmp*": "a host",
-    "/bin/sh": "a host",
     "misrc-site.pyz": "`misrc site build` makes it",
     "policy.json": "the site writes it",
     "stress.yml": "MInt's operator writes it for `misrc site add`",

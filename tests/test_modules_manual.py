@@ -54,7 +54,7 @@ def test_a_new_module_in_at_most_ten_commands(tmp_path: Path) -> None:
             ["sh"], input=script, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        assert "good (1 modules, 0 warnings)" in done.stdout
+        assert "good (modules: 1, warnings: 0)" in done.stdout
         assert (tmp_path / "fit/coefficients.txt").read_text(encoding="utf-8") == "a = 2.0000, b = 2.0000\n"
         last = "a = 2.0000, b = 2.0000"
         assert last in ENGLISH.read_text(encoding="utf-8") and last in JAPANESE.read_text(encoding="utf-8")

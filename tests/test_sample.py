@@ -413,3 +413,26 @@ def check_report_refuses(directory: Path) -> None:
     answer = report(directory)
     assert (answer.returncode, answer.stdout) == (1, "")
     assert re.fullmatch(r"report_stress: [ -~]{1,120}\n", answer.stderr)
+
+
+def test_the_program_for_webapi_is_the_same_program(site: Path, tmp_path: Path) -> None:
+    """Under its own name beside the other: the same results, the same refusal; without its neighbour the sample's."""
+    api = site / PROGRAM.replace("ssh", "api")
+    shutil.copy(SCRIPTS / "execute_remote-side_program_api.sample.sh", api)
+    results = []
+    for number, program in enumerate((PROGRAM, api.name)):
+        job = tmp_path / str(number)
+        job.mkdir()
+        for name, text in STEEL.items():
+            (job / name).write_text(text)
+        done = subprocess.run(
+            [str(site / program), "small", "elastic", "100"], cwd=job, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        results.append((job / "XX.dat").read_bytes())
+        refused = subprocess.run([str(site / program), "huge"], cwd=job, capture_output=True, text=True, check=False)
+        assert refused.returncode == 2 and "three arguments" in refused.stderr
+    assert results[0] == results[1]
+    sample = SCRIPTS / "execute_remote-side_program_api.sample.sh"
+    refused = subprocess.run([str(sample), "huge"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and "three arguments" in refused.stderr

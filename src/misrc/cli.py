@@ -13,6 +13,7 @@ from .job.errors import MisrcError
 from .job.secrecy import leave_no_core
 from .mint.module.words import add_module_commands
 from .mint.streams import complain, discard_output, open_standard_streams
+from .mint.translation import Parser, in_words
 
 
 def main(words: list[str] | None = None) -> int:
@@ -25,7 +26,7 @@ def main(words: list[str] | None = None) -> int:
         status = int(options.run(options) or 0)
         sys.stdout.flush()
     except MisrcError as error:
-        complain(f"misrc: {error}")
+        complain(f"misrc: {in_words(error)}")
         return error.exit_code
     except BrokenPipeError:
         discard_output()
@@ -39,9 +40,7 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="misrc", description="Run agreed programs at remote compute sites.", allow_abbrev=False
-    )
+    parser = Parser(prog="misrc", description="Run agreed programs at remote compute sites.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
@@ -90,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_run(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = commands.add_parser("run", help="run a program at a site and wait for its results", allow_abbrev=False)
     command.add_argument("site", metavar="SITE")
     command.add_argument("program", metavar="PROGRAM")
@@ -118,7 +117,7 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     command.set_defaults(run=_run)
 
 
-def _add_site(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_site(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser = commands.add_parser("site", help="a site's life, from add to retire; and what it installs")
     site = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_site_life(site)
@@ -130,7 +129,7 @@ def _add_site(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     policy.set_defaults(run=_site_policy)
 
 
-def _add_site_life(site: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_site_life(site: "argparse._SubParsersAction[Parser]") -> None:
     def add(name: str, text: str, function: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         command = site.add_parser(name, help=text, allow_abbrev=False)
         command.add_argument("site", metavar="SITE")
@@ -192,7 +191,7 @@ def _add_site_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dry-run", action="store_true", help="show everything, write nothing")
 
 
-def _add_provision(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_provision(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = commands.add_parser(
         "provision", help="bring MInt's node and the sites to what is declared", allow_abbrev=False
     )
@@ -208,7 +207,7 @@ def _add_provision(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     command.set_defaults(run=_provision)
 
 
-def _add_api(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_api(commands: "argparse._SubParsersAction[Parser]") -> None:
     serve = commands.add_parser("serve", help="run MInt's API server", allow_abbrev=False)
     serve.add_argument("--config", required=True, metavar="FILE", help="the server's declaration (YAML)")
     serve.add_argument("--check", action="store_true", help="only say whether the declaration and its files are fine")
@@ -233,7 +232,7 @@ def _add_api(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
             _add_token_options(command)
 
 
-def _add_store(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_store(commands: "argparse._SubParsersAction[Parser]") -> None:
     store = commands.add_parser("store", help="back up and restore the API server's jobs").add_subparsers(
         required=True, metavar="COMMAND"
     )

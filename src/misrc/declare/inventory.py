@@ -15,6 +15,7 @@ from ..job.errors import BadRequest
 from ..job.interface import Interface
 from ..job.policy import Policy, parse_policy
 from .interface import Site
+from .strict import explain
 
 MAX_FILE_BYTES = 1 << 20
 
@@ -72,9 +73,8 @@ def parse_site(variables: dict[str, Any], path: Path) -> Interface:
     try:
         return Site.model_validate(variables.get("misrc_site")).interface(identity)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise BadRequest(f"{path}: misrc_site{'.' if place else ''}{place}: {first['msg']}") from None
+        place, fault = explain(error)
+        raise BadRequest(f"{path}: misrc_site{'.' if place else ''}{place}: {fault}") from None
 
 
 def load_sites(inventory: Path) -> dict[str, Interface]:

@@ -13,7 +13,7 @@ from ..job.errors import BadRequest
 from ..job.quantities import parse_duration, parse_size
 from .interface import HOST_NAME
 from .inventory import read_variables
-from .strict import Strict
+from .strict import Strict, explain
 
 DEFAULT_LISTEN = "127.0.0.1:50443"
 HEADER = r"[A-Za-z][A-Za-z0-9-]{0,63}"
@@ -167,9 +167,8 @@ def parse_server(value: dict[str, Any], where: str) -> Server:
     try:
         return Server.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise BadRequest(f"{where}: {place}{': ' if place else ''}{first['msg']}") from None
+        place, fault = explain(error)
+        raise BadRequest(f"{where}: {place}{': ' if place else ''}{fault}") from None
 
 
 def load_server(path: Path) -> Server:

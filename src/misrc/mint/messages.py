@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+from .languages import language as language
 from .legacy_messages import LEGACY_MESSAGES
 from .module_messages import MODULE_MESSAGES
 from .site_messages import SITE_MESSAGES
@@ -341,15 +340,6 @@ MESSAGES: dict[str, tuple[str, str]] = {
     **LEGACY_MESSAGES,
     **MODULE_MESSAGES,
 }
-
-
-def language() -> str:
-    """`ja` or `en`: MISRC_LANG, else the locale of messages."""
-    for name in ("MISRC_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
-        value = os.environ.get(name)
-        if value:
-            return "ja" if value.lower().startswith("ja") else "en"
-    return "en"
 
 
 def say(key: str, **values: object) -> str:

@@ -8,7 +8,7 @@ MODULE_MESSAGES: dict[str, tuple[str, str]] = {
     "module.file": ("{path}: {why}", "{path} を処理できません: {why}"),
     "module.too_long": ("it is longer than 8 MiB", "8 MiBを超えています"),
     "module.good": (
-        "{path}: good ({count} modules, {warnings} warnings)",
+        "{path}: good (modules: {count}, warnings: {warnings})",
         "{path}: 問題ありません (モジュール {count} 件、警告 {warnings} 件)",
     ),
     "module.bad": ("{path}: {errors} errors, {warnings} warnings", "{path}: エラー {errors} 件、警告 {warnings} 件"),

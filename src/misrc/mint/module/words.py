@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from ..translation import Parser
 
-def add_module_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+
+def add_module_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add them to the commands of `misrc`."""
     parser = commands.add_parser("module", help="programs as MInt's modules: files, scripts, and a player to try them")
     module = parser.add_subparsers(required=True, metavar="COMMAND")
