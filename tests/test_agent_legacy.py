@@ -248,3 +248,19 @@ def test_the_agent_itself_asks_a_predecessors_server_for_ever(old: Old) -> None:
         assert host.process is not None and host.process.poll() is None
     finally:
         host.stop()
+
+
+def test_p62_what_a_killed_agent_left_does_not_stop_the_next(old: Old) -> None:
+    """Folders of agents that died while inputs arrived are removed, also where a process id comes again."""
+    left = [old.site.work_root / f".spool-{pid}" for pid in (999_999_999, 0)]
+    for folder in left:
+        folder.mkdir()
+        (folder / "1").write_bytes(b"half an input")
+    # Every id that the agent may get: as in a container, where the next agent has the same one.
+    newest = int((Path("/proc/sys/kernel/ns_last_pid")).read_text())
+    likely = [old.site.work_root / f".spool-{pid}" for pid in range(newest + 1, newest + 3000)]
+    for folder in likely:
+        folder.mkdir()
+    old.start()
+    assert old.compute() == 0
+    assert not any(folder.exists() for folder in left)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import unicodedata
+import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Site, eventually, make_site
@@ -13,8 +16,13 @@ from resilience import add_program, check_site, site_record
 from misrc.job.manifest import MAX_DOCUMENT_BYTES, Entry, render_manifest
 from misrc.job.names import NameSet
 from misrc.job.policy import Policy
+from misrc.job.spec import JobSpec
+from misrc.job.states import JobState, Outcome
+from misrc.site import files, jobs
 from misrc.site.ledger import Ledger
 from misrc.site.release import Releaser, TooMany
+from misrc.site.runner_service import refuse_planted
+from misrc.wire.refusals import Denied, Refusal
 
 LOG = "remote_program_exec.log"
 
@@ -140,3 +148,41 @@ def test_g165_a_strange_folder_in_the_work_root_stops_nobody(site: Site) -> None
     job = site.submit()
     assert site.wait(job).sections["file:out.dat"] == b"done\n"
     assert (site.work_root / ".new-abc").is_dir()
+
+
+def made(root: Path) -> jobs.JobFolder:
+    """A job's folder as a door makes it, in the state in which the runner takes it over."""
+    root.mkdir(mode=0o700, exist_ok=True)
+    spec = JobSpec(str(uuid.uuid4()), "site", "noop")
+    job = jobs.create_job(files.open_folder(str(root)), str(root), spec, [])
+    job.advance(JobState.STAGED, JobState.QUEUED)
+    return job
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "name",
+    ["released", "exit.json", "started", "stopping", "cancel.frozen", "manifest.jsonl", "receipt.json", "receipt.sig",
+     "return/out.dat", "work/out.dat", "log/exit.json", "log/remote_program_exec.log"],
+)  # fmt: skip
+def test_g167_a_door_cannot_bring_what_only_a_run_makes(tmp_path: Path, name: str) -> None:
+    """What a compromised gate plants before the runner takes a job over is found: no end, release or result of its."""
+    job = made(tmp_path / "jobs")
+    refuse_planted(job, job.read())  # control
+    Path(job.path, name).write_bytes(b"{}")
+    with pytest.raises(Denied) as caught:
+        refuse_planted(job, job.read())
+    assert caught.value.refusal is Refusal.CONFIG
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "changes",
+    [{"state": JobState.RUNNING}, {"state": JobState.HELD}, {"state": JobState.ENDED}, {"program": "0" * 64},
+     {"started": 1.0}, {"exit_status": 0}, {"outcome": Outcome.SUCCEEDED}],
+)  # fmt: skip
+def test_g167_a_record_cannot_say_that_the_job_has_run(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """The same for the job's record: what the receipt will say of program, start and end comes from the runner."""
+    job = made(tmp_path / "jobs")
+    with pytest.raises(Denied):
+        refuse_planted(job, dataclasses.replace(job.read(), **changes))

@@ -180,3 +180,38 @@ def test_m27_a_list_of_inputs_is_read_whole_or_not_at_all(mint: Mint, site: Site
     done = mint.command("run", site.name, "copy", "--in-list", str(listed), "--results", "r")
     assert done.returncode == 0, done.stderr
     assert (mint.root / "r/out.dat").read_bytes() == b"xodd"
+
+
+def surroundings(mint: Mint, case: str) -> tuple[dict[str, str], list[str]]:
+    """Environment and further words of a call that cannot work here."""
+    broken = mint.root / "broken"
+    hosts = broken / "host_vars"
+    hosts.mkdir(parents=True)
+    words: list[str] = []
+    if case == "nested":
+        (hosts / "s.yml").write_text("misrc_site: " + "[" * 20000 + "]" * 20000)
+    elif case == "pipe":
+        os.mkfifo(hosts / "s.yml")
+    elif case == "tag":
+        (hosts / "s.yml").write_text("misrc_site: !!python/object/apply:os.getpid []")
+    elif case == "dangling":
+        (hosts / "s.yml").symlink_to(mint.root / "nowhere")
+    if case in ("nested", "pipe", "tag", "dangling"):
+        return {}, ["--inventory", str(broken)]
+    if case == "state":
+        broken.chmod(0o500)
+        return {"MISRC_STATE": str(broken / "state")}, words
+    return {}, ["--in", f"a.dat={mint.root}/no\nsuch\x1b[2J\udcff"]
+
+
+@pytest.mark.parametrize("case", ["nested", "pipe", "tag", "dangling", "state", "name"])
+def test_m28_surroundings_that_cannot_be_are_one_line(mint: Mint, site: Site, case: str) -> None:
+    """An inventory that is too deep, a pipe or a dead link, a state folder that cannot be made, odd bytes in a path."""
+    environment, words = surroundings(mint, case)
+    before = dict(mint.environment)
+    mint.environment.update(environment)
+    done = mint.command("run", site.name, "noop", "--results", "r", *words)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("misrc: ") and done.stderr.count("\n") == 1 and calm(done.stderr), done.stderr
+    mint.environment = before
+    assert mint.command("run", site.name, "noop", "--results", "r").returncode == 0  # control

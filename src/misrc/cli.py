@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from . import __version__
 from .job import faults
-from .job.errors import MisrcError
+from .job.errors import BadRequest, MisrcError
 from .job.secrecy import leave_no_core
 from .mint.module.words import add_module_commands
 from .mint.streams import complain, discard_output, open_standard_streams
@@ -34,6 +34,9 @@ def main(words: list[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("MISRC_DEBUG"):
             raise
+        if isinstance(error, OSError) and error.filename:
+            complain(f"misrc: {error.filename}: {error.strerror}")
+            return BadRequest.exit_code
         complain(f"misrc: {type(error).__name__}: {error} (MISRC_DEBUG=1 shows where)")
         return MisrcError.exit_code
     return status

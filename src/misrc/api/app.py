@@ -39,7 +39,7 @@ class Application:
         self.service = service
         self._hosts = {name.encode() for name in service.server.hosts}
         self._proxies = [ipaddress.ip_network(network) for network in service.server.trusted_proxies]
-        self._old = OldFace(service, HANDLERS)
+        self._old = OldFace(service, HANDLERS, self._check)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """One event of the server."""
@@ -93,14 +93,13 @@ class Application:
         return answer
 
     async def _dispatch(self, call: Call, note: _Note) -> Answer:
-        call.check()
-        self._check_host(call)
+        if self._old.knows(call.path):
+            return await self._old.answer(call, note)
+        self._check(call)
         if call.path.startswith(V2 + b"/"):
             if call.path == HEALTH:
                 return await health(self.service, call)
             return await self._dispatch_v2(call, note)
-        if self._old.knows(call.path):
-            return await self._old.answer(call, note)
         await self.service.access.find(call)
         raise unknown()
 
@@ -113,6 +112,10 @@ class Application:
         if b"host" in call.headers and not found.route.query and call.raw_query:
             call.query()
         return await found.route.handler(self.service, who, call, *found.values)
+
+    def _check(self, call: Call) -> None:
+        call.check()
+        self._check_host(call)
 
     def _check_host(self, call: Call) -> None:
         if self._hosts and call.headers[b"host"].lower() not in self._hosts:

@@ -1,7 +1,7 @@
 """The predecessor's calls (`docs/api.md`, last section) on the same store: every answer has its old form.
 
-Not covered: two clients of the predecessor at one site with one token. Nothing in their calls tells one that repeats a
-lost call from another one; a site that wants several at a time uses `misrc agent`.
+Not covered: two clients of the predecessor at one site with one token and one address. Nothing in their calls tells one
+that repeats a lost call from another one; a site that wants several at a time uses `misrc agent`.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ Handler = Callable[[Service, Who, Call, Any], Awaitable[OldAnswer]]
 class OldFace:
     """Answers the predecessor's calls."""
 
-    def __init__(self, service: Service, handlers: dict[Kind, Handler]) -> None:
-        self._service, self._handlers = service, handlers
+    def __init__(self, service: Service, handlers: dict[Kind, Handler], check: Callable[[Call], None]) -> None:
+        self._service, self._handlers, self._check = service, handlers, check
         self._kinds = {kind.path.encode(): kind for kind in Kind}
 
     def knows(self, path: bytes) -> bool:
@@ -64,8 +64,12 @@ class OldFace:
         note.route = kind.path
         try:
             try:
+                self._check(call)
                 return await self._send(kind, await self._act(kind, call, note))
-            except (CodecError, NameRefused, ValueError):
+            except NameRefused as error:
+                # Its words never hold the name itself.
+                raise malformed(f"a file name {error}") from None
+            except (CodecError, ValueError):
                 raise malformed("the request is not of this call's form") from None
         except MethodRefused as refused:
             answer = await self._send(kind, OldAnswer(405, {"errors": [{"code": 405, "message": refused.message}]}))

@@ -60,9 +60,14 @@ def registered_results(text: str) -> frozenset[str]:
     return frozenset((*load(text).results, *LOG_NAMES))
 
 
-def old_agent(user: str, site: str) -> str:
-    """The holder of a claim by a client of the predecessor. Two of them with one token cannot be told apart."""
-    return f"{records.OLD_AGENT}{user}:{site}"
+def old_agent(user: str, site: str, token: str, address: str) -> str:
+    """The holder of a claim by a client of the predecessor: whose, and with which token and address it came."""
+    return f"{records.OLD_AGENT}{user}:{site}:{token}@{address}"
+
+
+def is_old_agent(agent: str | None, user: str, site: str) -> bool:
+    """Whether a claim is held by a client of the predecessor at this site. Its token may have changed meanwhile."""
+    return agent is not None and agent.startswith(f"{records.OLD_AGENT}{user}:{site}:")
 
 
 # -- one job in both words ---------------------------------------------------------------------------------------------

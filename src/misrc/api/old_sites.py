@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable
 from functools import partial
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, or_, select
 
 from ..job.manifest import Entry, make_manifest, render_manifest
 from ..job.states import JobState, Outcome
@@ -68,6 +68,7 @@ OFFERS = Offers()
 
 def _oldest(connection: Connection, user: str, site: DeclaredSite) -> str | None:
     """The oldest released job that nobody has taken, if the old form can hold it."""
+    aliased = [name for name, program in site.programs.items() if program.command is not None]
     statement = (
         select(JOBS)
         .where(
@@ -76,13 +77,17 @@ def _oldest(connection: Connection, user: str, site: DeclaredSite) -> str | None
             JOBS.c.state == JobState.STAGED.value,
             JOBS.c.agent.is_(None),
             JOBS.c.cancel == 0,
+            or_(JOBS.c.old.is_not(None), JOBS.c.program.in_(aliased)),
         )
         .order_by(JOBS.c.number)
         .limit(CANDIDATES)
     )
-    for record in records.find_all(connection, statement):
-        if old_jobs.offered(connection, record, site, site.id) is not None:
-            return record.job
+    last = -1
+    while found := records.find_all(connection, statement.where(JOBS.c.number > last)):
+        for record in found:
+            if old_jobs.offered(connection, record, site, site.id) is not None:
+                return record.job
+        last = found[-1].number
     return None
 
 
@@ -110,14 +115,23 @@ def claimed(connection: Connection, who: Who, site: DeclaredSite, job: str, lock
 
 
 def _step(
-    kind: Kind, who: Who, site: DeclaredSite, job: str, tx: Transaction, act: Callable[[Transaction, Record], object]
+    kind: Kind,
+    who: Who,
+    site: DeclaredSite,
+    job: str,
+    tx: Transaction,
+    act: Callable[[Transaction, Record], object],
+    taker: str | None = None,
 ) -> Record:
-    """Do what a call does, once: a repetition is answered as the first time, and anything else refused."""
+    """Do what a call does, once: a repetition is answered as the first time, and anything else refused.
+
+    `taker` is who takes the job with this call: another client, which came at the same moment, does not get it too.
+    """
     record = claimed(tx.connection, who, site, job, lock=True)
-    agent = old_jobs.old_agent(who.user, site.id)
+    held = old_jobs.is_old_agent(record.agent, who.user, site.id) and taker in (None, record.agent)
     seen = old_jobs.face(record)
     progress = Progress.GOT_RETURN if seen is None else seen.progress
-    if record.agent not in (agent, None) or (record.agent is None and kind is not Kind.CALC_PARAMS):
+    if not held and (record.agent is not None or kind is not Kind.CALC_PARAMS):
         raise Refused(ApiError.FENCED, "another agent has this job")
     step = STEPS[kind]
     if step.repeats(progress):
@@ -138,8 +152,9 @@ async def calc_params(service: Service, who: Who, call: Call, kind: Kind) -> Ans
     registered = await service.database.read(lambda c: old_jobs.offered(c, record, site, said.site_id))
     if registered is None:
         raise unknown()
-    take = partial(_take, agent=old_jobs.old_agent(who.user, site.id), seconds=service.times.legacy_claim)
-    await service.database.write("claim", lambda tx: _step(kind, who, site, said.accept_id, tx, take))
+    taker = old_jobs.old_agent(who.user, site.id, who.token, call.client)
+    take = partial(_take, agent=taker, seconds=service.times.legacy_claim)
+    await service.database.write("claim", lambda tx: _step(kind, who, site, said.accept_id, tx, take, taker))
     files = await service.database.read(lambda c: records.list_files(c, record.job, INPUT, content=True))
     return answer_params(_info(service, registered, {file.name: file for file in files}))
 
@@ -153,13 +168,15 @@ def _take(tx: Transaction, record: Record, agent: str, seconds: float) -> None:
 
 def _info(service: Service, registered: old_jobs.Registered, files: dict[str, FileRecord]) -> CalcInfo:
     inputs = []
+    # The empty name stands for an empty list: no client is asked to make or to find such a file.
     for item in registered.inputs:
+        if not item.name:
+            continue
         file = files.get(item.here)
         content = b"" if file is None else source_of(service, file)
         inputs.append(InputFile(item.name, content, item.mime, item.charset))
-    return CalcInfo(
-        registered.command, registered.remote_site, registered.parameters, tuple(inputs), registered.results
-    )
+    results = tuple(filter(None, registered.results))
+    return CalcInfo(registered.command, registered.remote_site, registered.parameters, tuple(inputs), results)
 
 
 async def _advance(
@@ -260,7 +277,7 @@ def _move_files(service: Service, waiting: str, job: str, files: list[FileRecord
 
 def _keep_results(tx: Transaction, who: Who, site: DeclaredSite, job: str, files: list[FileRecord]) -> None:
     record = claimed(tx.connection, who, site, job, lock=True)
-    if record.agent != old_jobs.old_agent(who.user, site.id):
+    if not old_jobs.is_old_agent(record.agent, who.user, site.id):
         raise Refused(ApiError.FENCED, "another agent has this job")
     seen = old_jobs.face(record)
     if seen is None or seen.progress is Progress.GOT_RETURN:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,7 +47,10 @@ _Loader.yaml_implicit_resolvers = {
 def read_variables(path: Path) -> dict[str, Any]:
     """One host_vars file as plain values; BadRequest names the file and the place."""
     try:
-        with path.open("rb") as file:
+        # Without waiting for somebody to write, where it is a pipe.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise BadRequest(f"{path}: not a plain file")
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise BadRequest(f"{path}: {error.strerror}") from None
@@ -60,6 +65,8 @@ def parse_variables(data: bytes, path: Path) -> dict[str, Any]:
         value = yaml.load(data, Loader=_Loader)
     except (yaml.YAMLError, ValueError) as error:
         raise BadRequest(f"{path}: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise BadRequest(f"{path}: nested too deeply") from None
     if not isinstance(value, dict):
         raise BadRequest(f"{path}: a mapping is needed")
     return value

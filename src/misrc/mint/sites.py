@@ -73,5 +73,6 @@ def _parse(inventory: Path) -> bytes:
         check=False,
     )
     if done.returncode != 0:
-        raise BadRequest(done.stderr.decode("utf-8", "replace").strip() or "the inventory could not be read")
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise BadRequest(said[-1] if said else "the inventory could not be read")
     return done.stdout

@@ -20,11 +20,17 @@ def open_standard_streams() -> None:
 
 
 def complain(text: str) -> None:
-    """One line on standard error for people, if anybody reads it."""
+    """One line on standard error for people, if anybody reads it; what a terminal would act upon is shown escaped."""
     try:
-        print(text, file=sys.stderr, flush=True)
+        print("".join(map(_show, text)), file=sys.stderr, flush=True)
     except OSError:
         _discard(2)
+
+
+def _show(character: str) -> str:
+    # The wide space of Japanese text is one.
+    plain = character.isprintable() or character == "\u3000"
+    return character if plain else character.encode("unicode_escape").decode("ascii")
 
 
 def discard_output() -> None:

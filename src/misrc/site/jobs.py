@@ -33,6 +33,7 @@ from .removal import remove_tree
 DOOR = "door"
 FOLDERS = ("in", "work", "return", "log", DOOR)
 GONE = ".gone"
+RECORD = "job.json"
 SPEC = "spec.json"
 SPEC_SIGNATURE = "spec.sig"
 CONTROL = "control"
@@ -69,7 +70,7 @@ class JobFolder:
 
     def read(self) -> JobRecord:
         """The record as it is now."""
-        data = files.read_record(self.folder, "job.json")
+        data = files.read_record(self.folder, RECORD)
         if data is None:
             raise Denied(Refusal.UNKNOWN_JOB)
         return decode(JobRecord, parse_json(data))
@@ -97,12 +98,12 @@ class JobFolder:
             state = new
             history.append((new.value, f"{now:.3f}"))
         record = dataclasses.replace(record, state=state, since=now, history=tuple(history), **changes)
-        files.write_json(self.folder, "job.json", record)
+        files.write_json(self.folder, RECORD, record)
         return record
 
     def note(self, reason: str) -> None:
         """Say why the job waits; its state and the time of that stay (under the job's lock)."""
-        files.write_json(self.folder, "job.json", dataclasses.replace(self.read(), reason=reason))
+        files.write_json(self.folder, RECORD, dataclasses.replace(self.read(), reason=reason))
 
     def sub(self, name: str) -> int:
         """One of the job's folders, open; the caller closes it."""
@@ -137,7 +138,7 @@ def create_job(
                 files.write_record(folder, SPEC_SIGNATURE, signature.encode("utf-8"), last=False)
             now = time.time()
             history = ((JobState.CREATED.value, f"{now:.3f}"),)
-            files.write_json(folder, "job.json", JobRecord(spec.job, JobState.CREATED, now, history=history))
+            files.write_json(folder, RECORD, JobRecord(spec.job, JobState.CREATED, now, history=history))
         os.rename(temporary, spec.job, src_dir_fd=root, dst_dir_fd=root)
         os.fsync(root)
     except OSError:

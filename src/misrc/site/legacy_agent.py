@@ -39,12 +39,13 @@ from ..wire.legacy import (
 )
 from ..wire.legacy_files import CalcInfo, ResultFile
 from ..wire.refusals import Denied, Refusal
-from . import files, jobs, keeper
+from . import files, jobs, keeper, kernel
 from .counter import Counter
 from .jobs import DOOR, JobFolder
 from .legacy_client import Forbidden, LegacyClient
 from .observation import Watch
 from .premises import Premises
+from .removal import remove_tree
 
 NOTE = "legacy.json"
 PENDING = "pending.json"
@@ -77,9 +78,17 @@ class Spool:
     def __init__(self, root: int) -> None:
         self._root = root
         self.name = f".spool-{os.getpid()}"
+        self._remove_left()
         os.mkdir(self.name, files.PRIVATE_FOLDER, dir_fd=root)
         self.folder = files.open_folder(self.name, root)
         self.count = 0
+
+    def _remove_left(self) -> None:
+        """What killed agents left; in a container the next one may well have the same process id."""
+        for name in os.listdir(self._root):
+            made = re.fullmatch(r"\.spool-([0-9]{1,10})", name, re.ASCII)
+            if made is not None and (name == self.name or not kernel.start_time(int(made[1]))):
+                remove_tree(self._root, name)
 
     def open(self, path: Any) -> SpoolFile:
         """A new file for one input; where the document puts it decides nothing."""

@@ -16,7 +16,7 @@ import struct
 import subprocess
 from typing import Any, Dict, Mapping
 
-from ..job.codec import CodecError, parse_json
+from ..job.codec import CodecError, dump_json, encode, parse_json
 from ..job.manifest import MAX_DOCUMENT_BYTES, Manifest, parse_manifest
 from ..job.names import is_job_id
 from ..job.policy import Policy
@@ -24,15 +24,16 @@ from ..job.spec import render_spec
 from ..job.states import JobState
 from ..job.units import GUARD, SUPERVISOR
 from ..wire.refusals import Denied, Refusal
-from . import accounts, files, jobs, workspace
+from . import accounts, files, jobs, keeper, program, workspace
 from .contract import Contract
 from .home import Home, open_work_root, read_policy, read_site
 from .jobs import JobFolder
 from .ledger import Ledger
-from .release import MANIFEST, Releaser
+from .release import MANIFEST, RECEIPT, RELEASED, SIGNATURE, Releaser
 from .runner import Runner, list_leaving
 from .runner_client import MAX_LINE
 from .signatures import check_signature
+from .supervisor import STOPPED, STOPPING
 
 SYSTEMCTL = "/usr/bin/systemctl"
 IDLE_SECONDS = 300.0
@@ -43,6 +44,7 @@ _DOOR_EVENTS = frozenset({"hello", "open", "put", "start", "wait", "get", "cance
 _OWN_FIELDS = frozenset({"utc", "boot", "uptime", "event", "v", "seq", "prev"})
 # A job's folder that was taken over: records in it are shared with the door's group (setgid), for reading.
 TAKEN = 0o2751
+_MADE_BY_RUNS = (keeper.EXIT, program.STARTED, RELEASED, MANIFEST, RECEIPT, SIGNATURE, STOPPING, STOPPED)
 
 
 def systemctl(*words: str) -> str:
@@ -84,15 +86,16 @@ def admit(job: JobFolder, policy: Policy) -> None:
     """
     if _is_taken(job):
         return
-    checked: Dict[str, bytes] = {}
+    record = job.read()
+    checked = {jobs.RECORD: dump_json(encode(record)) + b"\n"}
     if policy.require_signature:
         spec = job.spec()
         check_signature(policy, spec, job.signature())
         inputs = files.read_record(job.folder, workspace.INPUTS, MAX_DOCUMENT_BYTES) or b""
         if hashlib.sha256(inputs).hexdigest() != spec.manifest:
             raise Denied(Refusal.SIGNATURE, "the inputs are not those of the signed job spec")
-        checked = {jobs.SPEC: render_spec(spec) + b"\n", workspace.INPUTS: inputs}
-    take_over(job, checked)
+        checked.update({jobs.SPEC: render_spec(spec) + b"\n", workspace.INPUTS: inputs})
+    take_over(job, record, checked)
 
 
 def _is_taken(job: JobFolder) -> bool:
@@ -100,10 +103,22 @@ def _is_taken(job: JobFolder) -> bool:
     return status.st_uid == 0 and stat.S_IMODE(status.st_mode) == TAKEN
 
 
-def take_over(job: JobFolder, checked: Mapping[str, bytes]) -> None:
+def refuse_planted(job: JobFolder, record: jobs.JobRecord) -> None:
+    """Denied where a job that has not run brings what only its run makes: an end, a release, results, a log."""
+    told = (record.outcome, record.exit_status, record.started, record.program)
+    planted = record.state.order > JobState.QUEUED.order or any(value is not None for value in told)
+    planted = planted or any(files.exists(job.folder, name) for name in _MADE_BY_RUNS)
+    for name in ("work", "return", "log"):
+        with files.opened(job.sub(name)) as folder:
+            planted = planted or bool(os.listdir(folder))
+    if planted:
+        raise Denied(Refusal.CONFIG, "the job's folder holds what no door makes")
+
+
+def take_over(job: JobFolder, record: jobs.JobRecord, checked: Mapping[str, bytes]) -> None:
     """Make the folder and all in it root's, with `checked` instead of the files of these names."""
     status = os.fstat(job.folder)
-    gate, program = accounts.gate_account(), accounts.job_account()
+    gate, runs = accounts.gate_account(), accounts.job_account()
     if status.st_uid not in (0, gate.uid):
         raise Denied(Refusal.CONFIG, "the job's folder belongs to somebody else")
     # First nobody else can change names in it; its mode comes last, and says that all is done.
@@ -114,7 +129,9 @@ def take_over(job: JobFolder, checked: Mapping[str, bytes]) -> None:
         if name == jobs.DOOR:
             continue
         with files.opened(os.open(name, files.READ, dir_fd=job.folder)) as descriptor:
-            _take(descriptor, name, gate, program)
+            _take(descriptor, name, gate, runs)
+    # Now nobody can add anything: what is not here will not be.
+    refuse_planted(job, record)
     with contextlib.suppress(FileExistsError):
         os.mkdir(GUARD, files.PRIVATE_FOLDER, dir_fd=job.folder)
     os.fchmod(job.folder, TAKEN)

@@ -65,9 +65,10 @@ class CalcInfo:
         """The inputs that are there, by the name that they get at the site; raises NameRefused.
 
         As the predecessor's clients do, only the last part of a name counts. Names that fall together are refused,
-        and the names of missing inputs must be names, too: some clients write an empty file there.
+        and the names of missing inputs must be names, too: some clients write an empty file there. The empty name is
+        what those make of an empty list: a missing input.
         """
-        found = [(local_name(file.name), file) for file in self.parameter_files]
+        found = [(local_name(file.name), file) for file in self.parameter_files if file.name or not file.missing]
         check_distinct(name for name, _ in found)
         return {name: file for name, file in found if not file.missing}
 
@@ -84,10 +85,13 @@ def local_name(name: str) -> str:
 
 
 def checked_results(names: Tuple[str, ...]) -> Tuple[str, ...]:
-    """The names, all fit to become relative paths that do not fall together; raises NameRefused."""
-    for name in names:
+    """The names, all fit to become relative paths that do not fall together; raises NameRefused.
+
+    The empty name, which some clients make of an empty list, stays: there is never such a result.
+    """
+    for name in filter(None, names):
         check_result_name(name)
-    check_distinct(names)
+    check_distinct(filter(None, names))
     return names
 
 

@@ -1,0 +1,161 @@
+"""The predecessor's clients' quirks tried to the letter, and what legal HTTP they may come in."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apiserver import SITE, Api, site
+from conftest import eventually
+from test_api_legacy import NAME, caller, in_background, info, register, remote, wf
+from test_api_legacy import api as api
+from test_api_legacy import folder as folder
+
+BASE = "/mi-distcomp-api"
+EMPTY = {"content": "", "mimetype1": "", "mimetype2": ""}
+REQUESTS = {
+    "User-Agent": "python-requests/2.31.0",
+    "Accept-Encoding": "gzip, deflate",
+    "Accept": "*/*",
+    "Connection": "keep-alive",
+}
+
+
+def send(api: Api, head: list[str], body: bytes = b"", token: str = "workflow", seconds: float = 10) -> bytes:
+    """One request, word for word; the connection is closed behind it."""
+    lines = [*head, f"Authorization: Bearer {api.tokens[token]}", "Connection: close"]
+    return api.raw("\r\n".join(lines).encode() + b"\r\n\r\n" + body, seconds)
+
+
+def answer(data: bytes) -> tuple[int, Any]:
+    """Status and document of the last answer in some bytes."""
+    head, _, body = data.rpartition(b"\r\n\r\n")
+    return int(head.rpartition(b"HTTP/1.")[2].split()[1]), json.loads(body)
+
+
+def test_h90_legal_http_of_every_kind_registers_a_job(api: Api, folder: Path) -> None:
+    """HTTP/1.0, an absolute URI, chunks, Expect, lower-case headers, a charset, `\\u` escapes: all the same job."""
+    post, host = f"POST {BASE}/add-calcinfo HTTP/1.1", f"Host: localhost:{api.port}"
+    body = json.dumps(info(folder), indent=1).encode()
+    size, kind = f"Content-Length: {len(body)}", "Content-Type: application/json"
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(body[i : i + 9]), body[i : i + 9]) for i in range(0, len(body), 9))
+    absolute = f"POST https://localhost:{api.port}{BASE}/add-calcinfo HTTP/1.1"
+    for head, sent in (
+        ([post, host, size, kind], body),
+        ([post, host, size.lower(), kind.lower()], body),
+        ([post, host, size, kind + "; charset=UTF-8"], body),
+        ([post.replace("1.1", "1.0"), host, size, kind], body),
+        ([absolute, host, size, kind], body),
+        ([post, host, "Transfer-Encoding: chunked", kind], chunks + b"0\r\n\r\n"),
+        ([post, host, size, kind, "Expect: 100-continue"], body),
+        ([post, host, size, kind, *(f"{k}: {v}" for k, v in REQUESTS.items() if k != "Connection")], body),
+    ):
+        status, document = answer(send(api, head, sent))
+        assert (status, document["errors"][0]["code"]) == (200, 200), (head, document)
+
+
+def test_h90_pipelined_polls_are_answered_in_order(api: Api, folder: Path) -> None:
+    """Several requests in one packet."""
+    job = register(api, folder)
+    words = [f"Host: localhost:{api.port}", f"Authorization: Bearer {api.tokens['agent']}", "Accept: */*"]
+    one = "\r\n".join([f"GET {BASE}/calc-request?site_id={NAME} HTTP/1.1", *words]).encode() + b"\r\n\r\n"
+    found = api.raw(one * 5, 3)
+    assert found.count(job.encode()) == 5 and found.count(b"HTTP/1.1 200 OK") == 5
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        [f"GET {BASE}/calc-status?accept_id=x HTTP/1.0"],
+        [f"GET {BASE}/calc-status?accept_id=x HTTP/1.1", "Host: localhost", "Content-Encoding: gzip"],
+        [f"GET {BASE}/calc-status?accept_id=x HTTP/1.1", "Host: localhost", "Range: bytes=0-", "Range: bytes=0-"],
+    ],
+)
+def test_h91_a_refusal_before_the_call_has_the_old_form_too(api: Api, head: list[str]) -> None:
+    """No Host, a coded body, a header twice: an old client reads `errors` and nothing else."""
+    status, document = answer(send(api, head))
+    assert status >= 400 and document["errors"][0]["code"] != 200
+    assert document["errors"][0]["message"]
+
+
+def test_h92_an_empty_list_is_an_empty_name(api: Api, folder: Path) -> None:
+    """What `"".split(":")` makes of no inputs and no results is no file, and the job runs through both old clients."""
+    (folder / "run.sh").write_text("#!/bin/sh\necho made > out.dat\n")
+    client = wf(api, folder, parameters="")
+    client.inputs = [""]
+    client.results = ["out.dat", "", *client.results[1:]]
+    _, served = in_background(lambda: remote(api, folder).run())
+    _, ended = in_background(client.run)
+    eventually(lambda: ended and served, 60, "both ends")
+    assert (ended, served) == ([0], [0])
+    assert (folder / "out.dat").read_text() == "made\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"parameter_files": {"": ["aGk=", "text/plain;", "charset=us-ascii"]}}, "a file name empty"),
+        ({"parameter_files": {"a/x.dat": ["aGk=", "t", "c"], "b/x.dat": ["aGk=", "t", "c"]}}, "a file name two names"),
+        ({"result_files": {"../out.dat": EMPTY}}, "a file name begins with"),
+        ({"result_files": {"A.dat": EMPTY, "a.dat": EMPTY}}, "a file name two names differ"),
+    ],
+)
+def test_h93_a_name_that_is_refused_is_told_why(
+    api: Api,
+    folder: Path,
+    changes: dict[str, Any],
+    why: str,
+) -> None:
+    """The message of a refused registration says what is wrong, without repeating the name."""
+    status, document = caller(api, "workflow").call("POST", "add-calcinfo", None, info(folder, **changes))
+    assert status == 202 and document["errors"][0]["message"].startswith(why), document
+
+
+def test_h94_two_pollers_with_tokens_of_their_own_do_not_share_a_job(api: Api, folder: Path) -> None:
+    """Both see the job; one of them gets it, its repetition is answered, and a renewed token goes on with it."""
+    api.add_token("agent-2", "--user", "mint", "--scope", "agent", "--site", SITE)
+    job = register(api, folder)
+    query = {"accept_id": job, "site_id": NAME}
+    found: dict[str, Any] = {}
+    gate = threading.Barrier(2)
+
+    def take(token: str) -> None:
+        gate.wait()
+        found[token] = caller(api, token).call("GET", "calc-params", query, None)[1]
+
+    threads = [threading.Thread(target=take, args=(token,)) for token in ("agent", "agent-2")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    winners = [token for token, document in found.items() if "calc-info" in document]
+    assert len(winners) == 1, found
+    loser = "agent" if winners == ["agent-2"] else "agent-2"
+    assert found[loser]["errors"][0]["code"] == 409
+    assert "calc-info" in caller(api, winners[0]).call("GET", "calc-params", query, None)[1]
+    # A token that is renewed while the job runs: the other one tells the rest.
+    assert caller(api, loser).call("POST", "calc-params-complete", None, query)[1]["errors"][0]["code"] == 200
+
+
+def test_h95_jobs_that_the_old_form_cannot_hold_do_not_hide_others(api: Api, folder: Path) -> None:
+    """Many jobs of v2 that an old client cannot get stand in front; the one behind them is offered."""
+
+    def rule(**more: Any) -> dict[str, Any]:
+        arguments = {"n": {"pattern": "[a-z ]*", "default": "x"}}
+        return {"arguments": arguments, "outputs": {"out.dat": "required"}, **more}
+
+    programs = {"plain": rule(), "noop": rule(command=str(folder / "run.sh"))}
+    api.declare(site(SITE, legacy_ids=[NAME], programs=programs))
+    reloaded = caller(api, "operator").call("POST", "reload-ini", None, {})
+    assert reloaded[0] == 200, (reloaded, api.log()[-1])
+    for number in range(60):
+        # A space in an argument, or a program without a command: neither has an old form.
+        changes = {"program": "plain"} if number % 2 else {"program": "noop", "arguments": {"n": "a b"}}
+        api.submit(**changes)
+    assert caller(api, "agent").call("GET", "calc-request", {"site_id": NAME}, None)[1]["errors"][0]["code"] == 404
+    job = register(api, folder)
+    entry = caller(api, "agent").call("GET", "calc-request", {"site_id": NAME}, None)[1]["errors"][0]
+    assert entry == {"code": 200, "message": "ok", "accept_id": job}
