@@ -88,6 +88,8 @@ class Api:
 
     def __init__(self, root: Path, database: str | None = None, **config: Any) -> None:
         self.root = root
+        # Words before every command of the server's host, such as those that enter a file system of its own.
+        self.prefix: list[str] = []
         root.mkdir(parents=True, exist_ok=True)
         make_ca(root / "tls")
         (root / "inventory/host_vars").mkdir(parents=True)
@@ -120,7 +122,8 @@ class Api:
     # -- the process ----------------------------------------------------------------------------------------------
 
     def misrc(self, *words: str, input: str | None = None) -> str:
-        done = subprocess.run([MISRC, *words], env=CLEAN, capture_output=True, text=True, input=input, check=False)
+        command = [*self.prefix, MISRC, *words]
+        done = subprocess.run(command, env=CLEAN, capture_output=True, text=True, input=input, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -145,7 +148,7 @@ class Api:
         before = log.stat().st_size if log.exists() else 0
         with log.open("ab") as stderr:
             self.process = subprocess.Popen(
-                [MISRC, "serve", "--config", str(self.root / "server.yml")],
+                [*self.prefix, MISRC, "serve", "--config", str(self.root / "server.yml")],
                 env={**CLEAN, "MISRC_FAULTS": str(self.faults)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import json
 import subprocess
@@ -24,6 +25,8 @@ class Chain:
     site: Site
     mint: WebMint
     agent: subprocess.Popen[bytes] | None = None
+    # Words before the agent's command, such as those that enter a file system of its own.
+    prefix: list[str] = dataclasses.field(default_factory=list)
 
     def configure(self, **changes: Any) -> None:
         """Install gate and agent at the site, the way a site does it."""
@@ -44,7 +47,8 @@ class Chain:
         """The agent, as an ordinary process."""
         with (self.site.root / "agent.log").open("ab") as log:
             self.agent = subprocess.Popen(
-                ["/usr/bin/python3", "-I", "-S", str(self.site.code), "--prefix", str(self.site.prefix), "agent"],
+                [*self.prefix, "/usr/bin/python3", "-I", "-S", str(self.site.code), "--prefix", str(self.site.prefix),
+                 "agent"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -81,7 +85,7 @@ def chain(root: Path, policy: dict[str, Any] | None = None, **declared: Any) -> 
     try:
         api.add_token("chain-mint", "--user", USER, "--scope", "workflow")
         api.add_token("chain-agent", "--user", USER, "--scope", "agent", "--site", site.name)
-        declaration = {"id": site.name, "method": "webapi", "programs": PROGRAMS, **declared}
+        declaration = {"id": site.name, "method": "webapi", "programs": copy.deepcopy(PROGRAMS), **declared}
         api.declare({**declaration, "api": {"url": "https://localhost:50443", "user": USER}})
         api.start()
         url = f"https://localhost:{api.port}"

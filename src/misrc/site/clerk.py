@@ -47,6 +47,9 @@ T = TypeVar("T")
 # The site's troubles that pass: the claim waits here, and its lease is renewed meanwhile.
 WAITS = (Refusal.BUSY, Refusal.INTERNAL, Refusal.WAITING, Refusal.SPACE, Refusal.LEDGER, Refusal.FROZEN)
 TROUBLE_SECONDS = 15.0
+SERVER_FULL = "the server's disk is full: what the site sends waits here until there is room"
+SITE_FULL = "the disk of the work root is full: a job waits until there is room"
+_NO_ROOM = {courier.FULL: SERVER_FULL, courier.NO_ROOM: SITE_FULL}
 # A job that ends sooner is never reported as running: the end says more.
 FIRST_WORD = 0.25
 NEXT_WORD = 2.0
@@ -343,7 +346,9 @@ class Clerk(Teller):
             if errand.spoilt > 1:
                 raise Denied(Refusal.INPUTS, "an input is not the announced one")
         elif status != courier.DONE:
-            errand.fail(5.0 if status == courier.FULL else 1.0)
+            if status in _NO_ROOM:
+                self.say(_NO_ROOM[status])
+            errand.fail(5.0 if status in _NO_ROOM else 1.0)
 
     def _untie(self, errand: Errand) -> None:
         self.ties.cut(errand.tie)
@@ -365,6 +370,8 @@ class Clerk(Teller):
         elif errand.stage is Stage.DECLINE and refusal.code in (ApiError.UNKNOWN, ApiError.CONFLICT, ApiError.REFUSED):
             errand.over = True
         else:
+            if refusal.code is ApiError.FULL:
+                self.say(SERVER_FULL)
             # Also `unknown`: only the server's word `lost` ends a job, not its forgetting.
             errand.fail(max(1.0, refusal.wait or 0.0))
 
@@ -375,6 +382,8 @@ class Clerk(Teller):
             return
         if denied.refusal in WAITS or errand.stage in (Stage.WATCH, Stage.DELIVER, Stage.KEPT):
             errand.waits = errand.stage is Stage.TAKE
+            if denied.refusal is Refusal.SPACE:
+                self.say(SITE_FULL)
             errand.rest(TROUBLE_SECONDS)
             return
         with contextlib.suppress(Denied):
