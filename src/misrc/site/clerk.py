@@ -8,6 +8,7 @@ two steps, the next agent repeats the step, and every step may be repeated.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import time
@@ -98,7 +99,8 @@ class Clerk(Teller):
             self._denied(errand, denied)
         except Exception as error:
             # One claim's trouble is not the others': it is tried again, later each time.
-            self.say(f"job {errand.job}: {type(error).__name__}")
+            full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            self.say(SITE_FULL if full else f"job {errand.job}: {type(error).__name__}")
             errand.fail(5.0)
 
     # -- from the claim to the start ----------------------------------------------------------------------------
