@@ -92,6 +92,8 @@ class Api:
 
     def __init__(self, root: Path, database: str | None = None, **config: Any) -> None:
         self.root = root
+        # Words before every command of the server's host, such as those that enter a file system of its own.
+        self.prefix: list[str] = []
         root.mkdir(parents=True, exist_ok=True)
         make_ca(root / "tls")
         (root / "inventory/host_vars").mkdir(parents=True)
@@ -126,9 +128,8 @@ class Api:
     # -- the process ----------------------------------------------------------------------------------------------
 
     def misrc(self, *words: str, input: str | None = None) -> str:
-        done = subprocess.run(
-            [*self.command, *words], env=self.environment, capture_output=True, text=True, input=input, check=False
-        )
+        command = [*self.prefix, *self.command, *words]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, input=input, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -153,7 +154,7 @@ class Api:
         before = log.stat().st_size if log.exists() else 0
         with log.open("ab") as stderr:
             self.process = subprocess.Popen(
-                [*self.command, "serve", "--config", str(self.root / "server.yml")],
+                [*self.prefix, *self.command, "serve", "--config", str(self.root / "server.yml")],
                 env={**self.environment, "MISRC_FAULTS": str(self.faults), **self.more},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import json
 import subprocess
@@ -24,6 +25,8 @@ class Chain:
     site: Site
     mint: WebMint
     agent: subprocess.Popen[bytes] | None = None
+    # Words before the agent's command, such as those that enter a file system of its own.
+    prefix: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -53,6 +56,7 @@ class Chain:
         with (self.site.root / "agent.log").open("ab") as log:
             self.agent = subprocess.Popen(
                 [
+                    *self.prefix,
                     *("/usr/bin/python3", "-I", "-S", str(self.site.code), "--prefix", str(self.site.prefix)),
                     *faults,
                     "agent",
@@ -101,7 +105,7 @@ def chain(
     try:
         api.add_token("chain-mint", "--user", USER, "--scope", "workflow")
         api.add_token("chain-agent", "--user", USER, "--scope", "agent", "--site", site.name)
-        declaration = {"id": site.name, "method": "webapi", "programs": PROGRAMS, **declared}
+        declaration = {"id": site.name, "method": "webapi", "programs": copy.deepcopy(PROGRAMS), **declared}
         api.declare({**declaration, "api": {"url": "https://localhost:50443", "user": USER}})
         api.start()
         plain = api.config["tls"] is None

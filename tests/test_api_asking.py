@@ -77,12 +77,12 @@ def test_h03_every_token_that_does_not_count_gets_the_same_answer(api: Api) -> N
     thread = threading.Thread(target=wait)
     thread.start()
     eventually(lambda: api.call("GET", V2 + "/jobs", token="short").status == 401, what="the expiry")
-    revoked = time.monotonic()
     api.revoke("leaver")
-    eventually(lambda: api.call("GET", V2 + "/jobs", token="leaver").status == 401, 2, "the revocation")
+    revoked = time.monotonic()
+    eventually(lambda: api.call("GET", V2 + "/jobs", token="leaver").status == 401, what="the revocation")
     api.call("POST", f"{V2}/jobs/{job}/cancel", {})
-    thread.join(10)
-    assert ended[0][1] == 401 and ended[0][0] - revoked < 5
+    thread.join(30)
+    assert ended[0][1] == 401 and ended[0][0] - revoked < 20
     answers = {api.call("GET", V2 + "/jobs", token=t).body for t in ("short", "leaver", "n" * 64)}
     assert len(answers) == 1
 

@@ -243,7 +243,9 @@ def test_h32_no_name_breaks_into_a_header(api: Api) -> None:
     job, agent = api.submit(), str(uuid.uuid4())
     claim = next(c for c in api.poll(agent, room=100)["claims"] if c["job"] == job)
     api.report(claim, "running")
-    name = 'q"; filename=x 結果.bin'
+    quoted = api.end(claim, {"out.dat": b"1", 'q"; filename=x.bin': b"2"})
+    assert quoted.status in (400, 422) and b"filename" not in quoted.body
+    name = "x; filename=e 結果.bin"
     assert api.end(claim, {"out.dat": b"1", name: b"2"}).json["missing"] == []
     answer = api.call("GET", f"{V2}/jobs/{job}/results/{urllib.parse.quote(name)}")
     assert (answer.status, answer.body) == (200, b"2")

@@ -170,10 +170,8 @@ def cases(letters: str) -> dict[str, str]:
 def test_every_case_of_the_api_and_the_agent_has_its_test() -> None:
     """Parts H and P of the catalogue: each id stands in the name of a test, but for what is not offered; and no test
     bears an id that is not there."""
-    names = [re.findall(r"def (test_\w+)", path.read_text(encoding="utf-8")) for path in TESTS.glob("test_*.py")]
-    tested = {
-        found.upper() for each in names for name in each for found in re.findall(r"(?<=_)[hp][0-9]{2}(?=_)", name)
-    }
+    names = re.findall(r"def (test_\w+)", "".join(path.read_text("utf-8") for path in TESTS.glob("test_*.py")))
+    tested = {found.upper() for name in names for found in re.findall(r"(?<=_)[hp][0-9]{2}(?=_)", name)}
     known = cases("HP")
     assert {name for name, where in known.items() if not where.startswith("not offered")} - tested == set()
     assert tested - set(known) == set()

@@ -30,6 +30,7 @@ class Display:
         self._bar: Any = None
         self._task: Any = None
         self._last = ("", 0.0)
+        self._why = ("", 0.0)
         self._terminal = sys.stderr.isatty() and not quiet
 
     def say(self, key: str, **values: object) -> None:
@@ -72,6 +73,12 @@ class Display:
             return
         if time.time() - since >= self.QUIET_SECONDS:
             self._sometimes(state + why, text, self.LINE_SECONDS)
+
+    def paused(self, why: str) -> None:
+        """The other side asked for patience, and why."""
+        if why != self._why[0] or time.monotonic() - self._why[1] >= self.LINE_SECONDS:
+            self._why = (why, time.monotonic())
+            self.line(why)
 
     def close(self) -> None:
         """Leave the terminal clean."""

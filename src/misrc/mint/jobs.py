@@ -30,6 +30,8 @@ from .places import state_folder
 RECORD = "job.json"
 FAILURE = "failure.json"
 PROGRESS = "progress.json"
+# The phase of a progress that only says why nothing moves.
+PAUSED = "paused"
 SMALL = "small"
 ASKED = "asked.json"
 # The log that every site returns among the results.
@@ -189,6 +191,11 @@ class JobStore:
             temporary = self.path / f".{PROGRESS}"
             temporary.write_bytes(dump_json(progress))
             temporary.rename(self.path / PROGRESS)
+
+    def tell_pause(self, why: str) -> None:
+        """Why nothing moves now; told at once, whatever was told before."""
+        self._told = 0.0
+        self.tell_progress(phase=PAUSED, text=why)
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:

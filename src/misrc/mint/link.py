@@ -57,6 +57,8 @@ class Link(abc.ABC):
     def __init__(self, site: Interface, folder: Path) -> None:
         self.site = site
         self.folder = folder
+        # Hears why the other side asked for patience; it may be told the same again and again.
+        self.on_pause: Callable[[str], None] = lambda text: None
 
     # -- its life -----------------------------------------------------------------------------------------------
 
@@ -147,6 +149,7 @@ class Link(abc.ABC):
                     raise
                 pause = min(1.0, interval) if attempt == 0 else interval
                 if isinstance(error, Later):
+                    self.on_pause(str(error))
                     pause = min(error.seconds, interval)
                 sleep_while_driven(pause * random.uniform(0.8, 1.2))
         raise AssertionError("unreachable")

@@ -67,6 +67,7 @@ class PhaseAction(ActionBase):
                 record = store.read()
                 site = load_site(Path(record.inventory), record.site)
                 link = join_link(site, Path(os.environ["MISRC_CONNECTION"]))
+                link.on_pause = store.tell_pause
                 result.update(type(self).phase(store, link))
         except (MisrcError, OSError) as error:
             note_failure(store, error)

@@ -29,7 +29,7 @@ from ..wire.refusals import Refusal
 from ..wire.replies import Progress, Reply
 from . import execution
 from .display import Display, format_elapsed
-from .jobs import FAILURE, PROGRESS, InputFile, JobStore, MintJob, derive_job_id
+from .jobs import FAILURE, PAUSED, PROGRESS, InputFile, JobStore, MintJob, derive_job_id
 from .launch import Play, Turn
 from .link import Link
 from .links import make_link
@@ -264,6 +264,8 @@ class Driver:
             reported = plain.get("progress")
             progress = Progress(**reported) if reported else None
             self.display.waiting(plain["state"], plain["since"], progress, plain.get("reason"))
+        elif plain["phase"] == PAUSED:
+            self.display.paused(plain["text"])
         else:
             self.display.transfer(plain["phase"], plain["done"], plain["total"])
 

@@ -33,6 +33,8 @@ POLL_GRACE = 25.0
 # An answer that brings nothing new this quickly is an error of the server: it must not make us ask without end.
 QUICK_SECONDS = 1.0
 IDLE_SECONDS = 2.0
+FULL = "the disk of the work root is full: no new jobs are asked for until there is room"
+ROOM = "the disk of the work root has room again"
 
 
 class Agent:
@@ -61,6 +63,7 @@ class Agent:
         self._hello = True
         self._room_asked = 0
         self._said = ""
+        self._full = False
 
     def run(self) -> int:
         """Until a signal says to stop. Jobs go on without us, and the next agent takes them up."""
@@ -135,7 +138,7 @@ class Agent:
         """How many more jobs are wanted: none while the site could not take them."""
         counter = self._clerk.counter
         try:
-            if not self._sound or counter.ledger.is_frozen() or counter.free() <= 0:
+            if not self._sound or counter.ledger.is_frozen() or not self._has_space(counter.free()):
                 return 0
             waiting = sum(errand.stage in (Stage.TAKE, Stage.FETCH) for errand in self._errands.values())
             spare = MAX_HOLDING - len(self._errands)
@@ -143,6 +146,13 @@ class Agent:
             return 0 if stuck else max(0, min(counter.room() - waiting, spare, MAX_HOLDING))
         except (OSError, Denied):
             return 0
+
+    def _has_space(self, free: int) -> bool:
+        """Whether a job could be taken at all; a change is told."""
+        if self._full != (free <= 0):
+            self._full = free <= 0
+            self.say(FULL if self._full else ROOM)
+        return not self._full
 
     def _holding(self) -> Tuple[Holding, ...]:
         listed = list(self._errands.values())[:MAX_HOLDING]
@@ -219,7 +229,7 @@ class Agent:
             return
         reach("agent.claimed")
         self._failures, self._hello = 0, False
-        if self._said:
+        if self._said and not self._full:
             self.say(f"{self._server} is asked for work")
         new = self._obey(work)
         quick = not new and time.monotonic() - self._asked < QUICK_SECONDS

@@ -8,6 +8,7 @@ two steps, the next agent repeats the step, and every step may be repeated.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import time
@@ -50,6 +51,9 @@ TROUBLE_SECONDS = 15.0
 # How often results are offered that the server does not take.
 TRIES = 5
 RESULTS_NOT_TAKEN = "MInt's server does not take the results; they are still at the site"
+SERVER_FULL = "the server's disk is full: what the site sends waits here until there is room"
+SITE_FULL = "the disk of the work root is full: a job waits until there is room"
+_NO_ROOM = {courier.FULL: SERVER_FULL, courier.NO_ROOM: SITE_FULL}
 # A job that ends sooner is never reported as running: the end says more.
 FIRST_WORD = 0.25
 NEXT_WORD = 2.0
@@ -98,7 +102,8 @@ class Clerk(Teller):
             self._denied(errand, denied)
         except Exception as error:
             # One claim's trouble is not the others': it is tried again, later each time.
-            self.say(f"job {errand.job}: {type(error).__name__}")
+            full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            self.say(SITE_FULL if full else f"job {errand.job}: {type(error).__name__}")
             errand.fail(5.0)
 
     # -- from the claim to the start ----------------------------------------------------------------------------
@@ -350,7 +355,9 @@ class Clerk(Teller):
         elif status == courier.UNWANTED and errand.stage is Stage.DELIVER:
             self._not_taken(errand)
         elif status != courier.DONE:
-            errand.fail(5.0 if status == courier.FULL else 1.0)
+            if status in _NO_ROOM:
+                self.say(_NO_ROOM[status])
+            errand.fail(5.0 if status in _NO_ROOM else 1.0)
 
     def _untie(self, errand: Errand) -> None:
         self.ties.cut(errand.tie)
@@ -374,6 +381,8 @@ class Clerk(Teller):
         elif errand.stage is Stage.DELIVER and refusal.code in NOT_TAKEN:
             self._not_taken(errand)
         else:
+            if refusal.code is ApiError.FULL:
+                self.say(SERVER_FULL)
             # Also `unknown`: only the server's word `lost` ends a job, not its forgetting.
             errand.fail(max(1.0, refusal.wait or 0.0))
 
@@ -393,6 +402,8 @@ class Clerk(Teller):
             return
         if denied.refusal in WAITS or errand.stage in (Stage.WATCH, Stage.DELIVER, Stage.KEPT):
             errand.waits = errand.stage is Stage.TAKE
+            if denied.refusal is Refusal.SPACE:
+                self.say(SITE_FULL)
             errand.rest(TROUBLE_SECONDS)
             return
         with contextlib.suppress(Denied):

@@ -7,6 +7,7 @@ went. It dies with the agent (on Linux; elsewhere at its own deadline) and chang
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from . import files, kernel
 from .api_client import ApiRefusal, SiteClient
 from .jobs import DOOR, JobFolder
 
-DONE, AGAIN, FENCED, SPOILT, FULL, UNWANTED = 0, 10, 11, 12, 13, 14
+DONE, AGAIN, FENCED, SPOILT, FULL, UNWANTED, NO_ROOM = 0, 10, 11, 12, 13, 14, 15
 _STATUS = {
     ApiError.FENCED: FENCED,
     ApiError.GONE: FENCED,
@@ -78,8 +79,8 @@ def _carry(errand: Callable[[], None]) -> int:
         return _STATUS.get(refusal.code, AGAIN)
     except Spoilt:
         return SPOILT
-    except OSError:
-        return AGAIN
+    except OSError as error:
+        return NO_ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else AGAIN
     return DONE
 
 
