@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import json
 import subprocess
@@ -100,7 +101,7 @@ def chain(
     try:
         api.add_token("chain-mint", "--user", USER, "--scope", "workflow")
         api.add_token("chain-agent", "--user", USER, "--scope", "agent", "--site", site.name)
-        declaration = {"id": site.name, "method": "webapi", "programs": PROGRAMS, **declared}
+        declaration = {"id": site.name, "method": "webapi", "programs": copy.deepcopy(PROGRAMS), **declared}
         api.declare({**declaration, "api": {"url": "https://localhost:50443", "user": USER}})
         api.start()
         plain = api.config["tls"] is None

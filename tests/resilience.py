@@ -7,6 +7,7 @@ identical byte by byte, or the call ends with a clear error and the same call ma
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import signal
 import subprocess
@@ -31,7 +32,7 @@ def declare(mint: Mint, name: str, outputs: dict[str, str] | None = None) -> Non
     """MInt's side of `add_program`."""
     mint.declaration["programs"][name] = {
         "inputs": {"*": "optional"},
-        "arguments": SECONDS,
+        "arguments": copy.deepcopy(SECONDS),
         "outputs": outputs or {"out.dat": "required"},
     }
     mint.declare()

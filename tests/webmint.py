@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from pathlib import Path
@@ -65,7 +66,7 @@ def make_web_mint(
         "api": {"url": url, "user": "mint", **({"ca": str(ca)} if ca else {})},
         "contacts": {"site": "admin@site.example", "mint": "ops@mint.example"},
         "retry": {"count": 20, "interval": 0.3},
-        "programs": PROGRAMS,
+        "programs": copy.deepcopy(PROGRAMS),
         **changes,
     }
     mint = WebMint(root, cast(Site, None), declaration)
