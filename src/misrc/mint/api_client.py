@@ -21,6 +21,7 @@ from urllib.parse import quote, urlsplit
 from ..job.codec import CodecError, decode, dump_json, encode, parse_json
 from ..wire import api
 from ..wire.api import ApiError
+from ..wire.heads import WholeHead
 
 T = TypeVar("T")
 
@@ -216,6 +217,7 @@ class ApiClient:
     def _connect(self) -> http.client.HTTPConnection:
         if self._connection is None or self._connection.sock is None:
             made = self._make_connection()
+            made.response_class = WholeHead
             made.connect()
             made.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._connection = made
@@ -256,6 +258,8 @@ class ApiClient:
     def _read(self, answer: http.client.HTTPResponse, most: int, cut: bool = False) -> bytes:
         with self._cutting():
             data = answer.read(most + 1)
+            if len(data) <= most and answer.length:
+                raise ApiCut("the answer was cut")
             if len(data) > most and not cut:
                 raise ApiBroken("its answer is too long")
             if not answer.isclosed() and (answer.length or len(data) > most):

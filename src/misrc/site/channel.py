@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterable, Mapping, Optional
 
 from ..job.agent import Address
+from ..wire.heads import WholeHead
 
 CONNECT_SECONDS = 20.0
 CALL_SECONDS = 60.0
@@ -222,6 +223,7 @@ class Channel:
             connection = http.client.HTTPConnection(address.host, address.port)
             # The connection is made here and nowhere else: http.client alone would know neither proxy nor TLS rules.
             connection.auto_open = 0
+            connection.response_class = WholeHead
             self._link = self._connect(seconds)
             connection.sock = _Link(self._link, self._inbox)
             self._connection = connection
