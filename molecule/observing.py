@@ -34,7 +34,7 @@ def good(host: Any, command: str, user: str = "root") -> str:
     return str(done.stdout)
 
 
-def eventually(what: Callable[[], Any], text: str, seconds: float = 90) -> Any:
+def eventually(what: Callable[[], Any], text: str, seconds: float = 300) -> Any:
     """The first true answer."""
     end = time.monotonic() + seconds
     while True:
@@ -55,7 +55,7 @@ def score(host: Any, unit: str) -> float:
 def request(container: str, url: str, token: str, host: str = "", ca: str = "/usr/local/share/mint-ca.pem") -> str:
     """What a server says to a call with this token, asked from a container; `host` is the name that is asked for."""
     words = ["podman", "exec", "-i", container, "python3", "-c", ASK, url, host, ca]
-    return subprocess.run(words, input=token, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    return subprocess.run(words, input=token, capture_output=True, text=True, check=True, timeout=180).stdout.strip()
 
 
 def start_run(container: str, folder: str, *words: str) -> subprocess.Popen[str]:
