@@ -69,7 +69,9 @@ def spawn(job: JobFolder, policy: Policy, ledger: Ledger, release_to: release.Re
             _detach(lock, job, tie)
             status = 1
             try:
-                Supervisor(job, policy, ledger, release_to, lock).run()
+                made = Supervisor(job, policy, ledger, release_to, lock)
+                made.tie = tie
+                made.run()
                 status = 0
             finally:
                 os._exit(status)
@@ -135,6 +137,8 @@ class Supervisor:
 
     # Where the marker lies that lets a job's program start only once.
     started = program.STARTED
+    # The pipe whose closing tells the door that this process has ended; -1 where nobody listens.
+    tie = -1
 
     def __init__(self, job: JobFolder, policy: Policy, ledger: Ledger, release_to: release.Releaser, lock: int) -> None:
         self.job = job
@@ -255,6 +259,9 @@ class Supervisor:
         status = 1
         try:
             self._take_keeper_lock()
+            if self.tie >= 0:
+                # It outlives a supervisor that is killed, and the door must hear of that now.
+                os.close(self.tie)
             kernel.become_subreaper()
             reach("keeper.enter")
             report, report_end = os.pipe()
