@@ -47,7 +47,7 @@ def connects(port: int) -> bool:
     return False
 
 
-def eventually(condition: Any, seconds: float = 20.0, what: str = "the condition") -> Any:
+def eventually(condition: Any, seconds: float = 60.0, what: str = "the condition") -> Any:
     """Wait until `condition()` is true, and return it; timing decides nothing but how long a failure takes."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

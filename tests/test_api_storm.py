@@ -12,7 +12,6 @@ from typing import Any
 from apiserver import SITE, V2, Api, Reply, b64, digest, manifest, running, site, submission
 from predecessor.calls import STDERR_NAME, STDOUT_NAME
 from test_api_claims import database as database
-from test_api_claims import postgres as postgres
 from test_api_legacy import NAME, info, program
 
 from misrc.job.states import JobState

@@ -138,6 +138,7 @@ def known_words() -> set[str]:
 
 # Words that pages name and that are not ours, each with whose.
 FOREIGN = {
+    "root_squash": "NFS",
     "host_vars": "Ansible",
     "group_vars": "Ansible",
     "ansible_host": "Ansible",
