@@ -270,8 +270,8 @@ class _Upload:
             if self._tried:
                 self._offset = self._ask_offset()
             self._tried = True
-            if self._offset is None or self._offset < self._entry.size:
-                self._send(self._offset or 0, tell)
+            # Also where nothing is missing: the server may have all bytes and not have judged them yet.
+            self._send(self._offset or 0, tell)
             tell(self._entry.size)
 
     def _ask_offset(self) -> int | None:

@@ -82,7 +82,8 @@ class SiteClient:
         if offset is None:
             described = {**fence_header, api.UPLOAD_LENGTH: str(size), api.DIGEST: f"sha-256=:{digest}:"}
             _expect(self.channel.upload("PUT", path, descriptor, size, described))
-        elif offset < size:
+        else:
+            # Also where nothing is missing: the server may have all bytes and not have judged them yet.
             os.lseek(descriptor, offset, os.SEEK_SET)
             goes_on = {**fence_header, api.UPLOAD_OFFSET: str(offset), "Content-Type": api.PARTIAL}
             _expect(self.channel.upload("PATCH", path, descriptor, size - offset, goes_on))
