@@ -115,6 +115,7 @@ def legal_body(label: str, place: Place) -> dict[str, Any] | None:
     end = {"fence": place.fence, "outcome": "succeeded", "manifest": manifest({"out.dat": DATA}), "small": small}
     bodies: Mapping[str, dict[str, Any]] = {
         "PUT /jobs/{job}": submission(place.job, {"a.dat": DATA}),
+        "POST /jobs/{job}/check": submission(place.job, {}, release=False),
         "POST /jobs/{job}/release": {"manifest": manifest({"a.dat": DATA})},
         "POST /jobs/{job}/cancel": {},
         "POST /jobs/{job}/close": {},

@@ -71,7 +71,9 @@ def test_the_ledger_holds(host: Any) -> None:
 @pytest.mark.parametrize("checkout", ["misrc_remote_workflow", "remote_workflow"])
 def test_the_predecessors_names_lead_into_the_checkout(host: Any, checkout: str) -> None:
     """The old account owns the links, and a program that it calls by an old path is ours."""
-    link = host.file(f"/home/rme/{checkout}/scripts/execute_remote_command.sample.sh")
-    assert (link.user, link.linked_to) == ("rme", "/srv/misrc-checkout/scripts/execute_remote_command.sample.sh")
-    said = host.run(f"setpriv --reuid rme --regid rme --init-groups {link.path} no_such:word")
+    link = f"/home/rme/{checkout}/scripts/execute_remote_command.sample.sh"
+    # testinfra's own `user` is that of the file behind a link.
+    assert host.check_output(f"stat --format %U {link}") == "rme"
+    assert host.file(link).linked_to == "/srv/misrc-checkout/scripts/execute_remote_command.sample.sh"
+    said = host.run(f"setpriv --reuid rme --regid rme --init-groups {link} no_such:word")
     assert said.rc == 2 and "unknown word: no_such:word" in said.stderr
