@@ -109,16 +109,16 @@ def legacy_ratios(api: Api, root: Path, pairs: int) -> list[float]:
         "command": "/opt/noop.sh",
         "remote-site": "UnivB_Lab",
         "parameters": "",
-        "parameter_files": {"a.dat": ["", "application/octet-stream;", "charset=binary"]},
+        "parameter_files": {"a.dat": ["CONTENT", "application/octet-stream;", "charset=binary"]},
         "result_files": {"out.dat": {"content": "", "mimetype1": "", "mimetype2": ""}},
     }
-    head, tail = json.dumps({"calc-info": info}).encode().split(b'""', 1)
+    head, tail = json.dumps({"calc-info": info}).encode().split(b"CONTENT")
     text = base64.b64encode(os.urandom(3 * MIB))
     with body.open("wb") as file:
-        file.write(head + b'"')
+        file.write(head)
         for _ in range(LEGACY // 3):
             file.write(text)
-        file.write(b'"' + tail)
+        file.write(tail)
     folder = root / "flask"
     folder.mkdir()
     port = free_port()
