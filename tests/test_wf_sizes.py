@@ -84,10 +84,12 @@ class Drain(BaseHTTPRequestHandler):
 
 
 MEASURED = """
-import resource, sys
+import sys
 from misrc.mint import wf
 status = wf.main(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+# Not ru_maxrss: that begins with the size of the process that started this one.
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(peak.split()[1], file=sys.stderr)
 sys.exit(status)
 """
 
