@@ -13,32 +13,16 @@ import pytest
 from conftest import eventually
 from predecessor import remote_client
 from predecessor.calls import STDERR_NAME, STDOUT_NAME
-from predecessor.scene import SITE, TOKEN, certificate, program, write_ini
+from predecessor.scene import SITE, TOKEN, program, write_ini
 from predecessor.server import Server
-from wf_scene import SCRIPT, Run, calls, clean, enter, environment, serve, words
+from wf_scene import SCRIPT, Run, calls, clean, environment, words
+from wf_scene import authority as authority
+from wf_scene import folder as folder
+from wf_scene import server as server
 
 from misrc.job.errors import MisrcError, Refused, Unreachable
 from misrc.mint.messages import say
 from misrc.wire.legacy_progress import Status
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 that only those trust who are told to."""
-    return certificate(tmp_path_factory.mktemp("tls"), "ca")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, authority: Path) -> Path:
-    """The workflow's working folder."""
-    return enter(tmp_path, authority, monkeypatch)
-
-
-@pytest.fixture
-def server(folder: Path, authority: Path) -> Iterator[Server]:
-    """The predecessor's server."""
-    with serve(folder, authority) as running:
-        yield running
 
 
 @pytest.fixture

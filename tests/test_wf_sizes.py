@@ -16,23 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from predecessor.scene import certificate
-from wf_scene import Run, clean, enter, entry, environment, words
+from wf_scene import Run, clean, entry, environment, words
+from wf_scene import authority as authority
+from wf_scene import folder as folder
 
 from misrc.job.errors import Refused
 from misrc.wire.legacy_progress import Status
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 that only those trust who are told to."""
-    return certificate(tmp_path_factory.mktemp("tls"), "ca")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, authority: Path) -> Path:
-    """The workflow's working folder."""
-    return enter(tmp_path, authority, monkeypatch)
 
 
 class Drain(BaseHTTPRequestHandler):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,32 +9,16 @@ import pytest
 from predecessor.calls import STDERR_NAME, STDOUT_NAME
 from predecessor.scene import certificate
 from predecessor.server import Server
-from wf_scene import Run, clean, enter, entry, serve, words
+from wf_scene import Run, clean, entry, words
+from wf_scene import authority as authority
+from wf_scene import folder as folder
+from wf_scene import server as server
 
 from misrc.job.errors import BadRequest, MisrcError
 from misrc.job.interface import Retry
 from misrc.mint.wf import Timing, parse_timing, parse_words
 from misrc.mint.wf_files import describe
 from misrc.wire.legacy_progress import Status
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 that only those trust who are told to."""
-    return certificate(tmp_path_factory.mktemp("tls"), "ca")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, authority: Path) -> Path:
-    """The workflow's working folder."""
-    return enter(tmp_path, authority, monkeypatch)
-
-
-@pytest.fixture
-def server(folder: Path, authority: Path) -> Iterator[Server]:
-    """The predecessor's server."""
-    with serve(folder, authority) as running:
-        yield running
 
 
 def test_h81_a_certificate_that_nobody_trusts(

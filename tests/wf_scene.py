@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from predecessor.scene import SITE, TOKEN, program, write_ini
+from predecessor.scene import SITE, TOKEN, certificate, program, write_ini
 from predecessor.server import Server
 
 from misrc.job.interface import Retry
@@ -29,6 +30,25 @@ def enter(folder: Path, authority: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def serve(folder: Path, authority: Path) -> Server:
     """The predecessor's server, for one site with one program."""
     return Server(write_ini(folder, program(folder)), {TOKEN}, authority)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 that only those trust who are told to."""
+    return certificate(tmp_path_factory.mktemp("tls"), "ca")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, authority: Path) -> Path:
+    """The workflow's working folder."""
+    return enter(tmp_path, authority, monkeypatch)
+
+
+@pytest.fixture
+def server(folder: Path, authority: Path) -> Iterator[Server]:
+    """The predecessor's server."""
+    with serve(folder, authority) as running:
+        yield running
 
 
 def words(port: int, folder: Path, inputs: str = "", results: str = "out.txt", *more: str) -> list[str]:
