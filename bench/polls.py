@@ -23,7 +23,7 @@ import jobs
 from apiserver import SITE, V2, Api, running
 from conftest import connects, eventually, free_port
 from idle_agents import idle_agents
-from stage import Row, median, row
+from stage import Nginx, Row, median, row
 
 SECONDS = 2.0
 JOBS = 1000
@@ -132,33 +132,20 @@ def empty_server() -> Iterator[int]:
         process.wait()
 
 
-class Proxy:
+class Proxy(Nginx):
     """nginx in front of the API server, with its certificate."""
 
     def __init__(self, root: Path, api: Api) -> None:
         self.port = free_port()
-        root.mkdir()
         tls = api.root / "tls"
-        temporary = "\n".join(f"{kind}_temp_path {root}/{kind};" for kind in ("proxy", "fastcgi", "uwsgi", "scgi"))
-        (root / "nginx.conf").write_text(
-            f"pid {root}/pid; error_log {root}/error.log; worker_processes 1; daemon off;\n"
-            f"worker_rlimit_nofile 10000; events {{ worker_connections 9000; }}\n"
-            f"http {{ access_log off; client_body_temp_path {root}/body;\n{temporary}\n"
+        super().__init__(
+            root,
+            "worker_rlimit_nofile 10000; events { worker_connections 9000; }",
             f"server {{ listen 127.0.0.1:{self.port} ssl backlog=2048;\n"
             f"ssl_certificate {tls}/cert.pem; ssl_certificate_key {tls}/key.pem;\n"
             f"location / {{ proxy_pass http://127.0.0.1:{api.port}; proxy_http_version 1.1; proxy_read_timeout 120s;\n"
-            f"proxy_set_header Host $http_host; }} }} }}\n"
+            f"proxy_set_header Host $http_host; }} }}",
         )
-        self.root = root
-
-    def __enter__(self) -> Proxy:
-        self.process = subprocess.Popen(["nginx", "-c", str(self.root / "nginx.conf"), "-p", str(self.root)])
-        eventually((self.root / "pid").exists, what="nginx")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        self.process.wait()
 
 
 def waiting_agents(api: Api, proxy: Proxy) -> tuple[float, float]:

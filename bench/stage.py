@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from conftest import SSHD, Mint, Site, eventually, free_port, make_mint, make_program, make_site
 
@@ -77,6 +77,28 @@ class PlainHost:
         self._server.wait()
 
 
+class Nginx:
+    """A private nginx of this account, which serves what a subclass says."""
+
+    def __init__(self, root: Path, events: str, http: str) -> None:
+        self.root = root
+        places = " ".join(f"{kind}_temp_path {root}/tmp/{kind};" for kind in ("proxy", "fastcgi", "uwsgi", "scgi"))
+        (root / "tmp").mkdir(parents=True)
+        (root / "nginx.conf").write_text(
+            f"pid {root}/pid; error_log {root}/error.log; worker_processes 1; daemon off;\n{events}\n"
+            f"http {{ access_log off; client_body_temp_path {root}/tmp/body; {places}\n{http} }}\n"
+        )
+
+    def __enter__(self) -> Self:
+        self.process = subprocess.Popen(["nginx", "-c", str(self.root / "nginx.conf"), "-p", str(self.root)])
+        eventually((self.root / "pid").exists, what="nginx")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
 def timed(action: Callable[[], Any]) -> float:
     """Seconds that an action takes."""
     os.sync()
@@ -114,4 +136,17 @@ def median(values: list[float]) -> float:
     return statistics.median(values)
 
 
-__all__ = ["Mint", "PlainHost", "Row", "Site", "make_mint", "make_program", "median", "paired", "row", "scene", "timed"]
+__all__ = [
+    "Mint",
+    "Nginx",
+    "PlainHost",
+    "Row",
+    "Site",
+    "make_mint",
+    "make_program",
+    "median",
+    "paired",
+    "row",
+    "scene",
+    "timed",
+]

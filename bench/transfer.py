@@ -21,7 +21,7 @@ from pathlib import Path
 
 from apiserver import V2, Api, running, spec
 from conftest import connects, eventually, free_port
-from stage import Row, median, paired, row
+from stage import Nginx, Row, median, paired, row
 
 MIB = 1 << 20
 BLOCK = os.urandom(MIB)
@@ -39,7 +39,7 @@ def measure(pairs: int | None) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="bench-", dir=base) as name:
         root = Path(name)
         file, digest = make_file(root / "file", PAIRED)
-        with running(root / "s", tls=None, limits={"quota": "2TiB"}) as api, Nginx(root / "nginx") as nginx:
+        with running(root / "s", tls=None, limits={"quota": "2TiB"}) as api, Drop(root / "nginx") as nginx:
             ratios = paired(
                 lambda: nginx.put(file), lambda: upload(api, file, digest), pairs or 3, "curl+fsync+sha256 / v2"
             )
@@ -143,29 +143,18 @@ def register(body: Path, port: int, token: str) -> float:
     return curl(body, url, "Content-Type: application/json", f"Authorization: Bearer {token}", method="POST")
 
 
-class Nginx:
-    """A private nginx of this account that takes PUT."""
+class Drop(Nginx):
+    """nginx that takes PUT."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.port = root, free_port()
-        for name in ("files", "tmp"):
-            (root / name).mkdir(parents=True)
-        (root / "nginx.conf").write_text(
-            f"pid {root}/pid; error_log {root}/error.log; worker_processes 1; daemon off; events {{}}\n"
-            f"http {{ access_log off; client_max_body_size 0; client_body_temp_path {root}/tmp;\n"
-            f"proxy_temp_path {root}/tmp/p; fastcgi_temp_path {root}/tmp/f; uwsgi_temp_path {root}/tmp/u;\n"
-            f"scgi_temp_path {root}/tmp/s;\n"
-            f"server {{ listen 127.0.0.1:{self.port}; location / {{ root {root}/files; dav_methods PUT; }} }} }}\n"
+        self.port = free_port()
+        (root / "files").mkdir(parents=True)
+        super().__init__(
+            root,
+            "events {}",
+            f"client_max_body_size 0;\n"
+            f"server {{ listen 127.0.0.1:{self.port}; location / {{ root {root}/files; dav_methods PUT; }} }}",
         )
-
-    def __enter__(self) -> Nginx:
-        self.process = subprocess.Popen(["nginx", "-c", str(self.root / "nginx.conf"), "-p", str(self.root)])
-        eventually((self.root / "pid").exists, what="nginx")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        self.process.wait()
 
     def put(self, file: Path) -> float:
         """Seconds of an upload, then fsync and sha256."""
