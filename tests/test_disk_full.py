@@ -185,7 +185,7 @@ def test_a_full_database_pauses_every_change_and_loses_none(api: tuple[Api, Disk
 def slow_program(whole: Chain) -> Path:
     """A program that returns what it got, once a file lies at the place that is given back."""
     gate = whole.site.root / "go-on"
-    add_program(whole.site, "gated", f"until [ -e {gate} ]; do sleep 0.1; done; cat *.dat > .all; mv .all out.dat\n")
+    add_program(whole.site, "gated", f"until [ -e {gate} ]; do sleep 0.1; done; cat *.dat > .all && mv .all out.dat\n")
     declare(whole.mint, "gated")
     whole.configure()
     whole.declare()
@@ -264,7 +264,7 @@ def small_site(tmp_path: Path) -> Iterator[tuple[Chain, Disk]]:
     with chain(tmp_path / "lab") as whole:
         whole.stop_agent()
         add_program(whole.site, "fill", "cat /dev/zero > fill; echo made > out.dat; exit 3\n")
-        add_program(whole.site, "large", "cat *.dat > .all; mv .all out.dat\n")
+        add_program(whole.site, "large", "cat *.dat > .all && mv .all out.dat\n")
         declare(whole.mint, "fill")
         declare(whole.mint, "large")
         whole.configure()
@@ -302,12 +302,15 @@ def test_p29_a_full_work_root_takes_no_job_until_there_is_room(small_site: tuple
 def test_p29_a_work_root_that_fills_while_inputs_come(small_site: tuple[Chain, Disk]) -> None:
     """Room at the claim and none for the inputs: the download stops and is said, nothing starts, and it goes on."""
     whole, disk = small_site
+    gate = slow_program(whole)
     whole.start_agent()
-    process = whole.mint.spawn("run", "test-site", "large", "--in", "a.dat=inputs/a.dat", "--results", "while")
-    eventually(lambda: list(disk.place.glob("*/in")) and (disk.fill() or True), 60, "the job's folder")
+    process = whole.mint.spawn("run", "test-site", "gated", "--in", "a.dat=inputs/a.dat", "--results", "while")
+    eventually(lambda: list(disk.place.glob("*/in")), 60, "the job's folder")
+    disk.fill()
     eventually(lambda: "the disk of the work root is full" in whole.said() or whole.starts(), 60, "the agent's word")
-    early = bool(whole.starts())  # all bytes may have been quicker than we were
+    early = bool(whole.starts())  # all bytes may have been quicker than we were; then the program waits for the gate
     disk.clear()
+    gate.touch()
     finished(process, whole, "while")
     assert early or "a job waits until there is room" in whole.said()
 
