@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from apiserver import SITE, Api, running, site
-from conftest import CLEAN, MISRC, eventually
+from conftest import CLEAN, MISRC, eventually, free_port
 from predecessor import remote_client, wf_client
 from predecessor import scene as predecessors
 from predecessor.calls import STDERR_NAME, STDOUT_NAME, Caller
@@ -137,11 +137,6 @@ def test_arguments_that_are_not_declared_are_refused_by_our_server(api: Api, fol
 
 # -- the server by its ini file ---------------------------------------------------------------------------------------
 
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class DropIn:

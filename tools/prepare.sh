@@ -46,23 +46,6 @@ warn_loudly() {
   printf '\033[1;31m\n  %s\n\033[0m\n' "$*" >&2
 }
 
-# The tests on real hosts, as root. Where hosts cannot be made they are left out, and that is said loudly.
-run_scenarios() {
-  [ -z "${MISRC_STEPPED_DOWN:-}" ] || return 0
-  local reason releases=bookworm
-  [ "${1:-}" != --all ] || releases="bookworm trixie"
-  [ "$(id -u)" != 0 ] || install_container_packages
-  if reason=$("$MISRC_ROOT/tools/images.sh" --why-not) && reason=$("$MISRC_ROOT/tools/images.sh" --try 2>&1); then
-    # What fails here fails the whole at its end; the other tests still run.
-    "$MISRC_ROOT/tools/scenarios.sh" "$@" || export MISRC_FAILED="a scenario (molecule/)"
-    MISRC_RELEASES=$releases "$MISRC_ROOT/tools/host_tests.sh" \
-      || export MISRC_FAILED="${MISRC_FAILED:+$MISRC_FAILED, }a test on a deployed site (tools/host_tests.sh)"
-  else
-    export MISRC_LEFT_OUT="the tests on real hosts (molecule/, tools/host_tests.sh) were left out: ${reason##*$'\n'}"
-    warn_loudly "NOT TESTED: $MISRC_LEFT_OUT"
-  fi
-}
-
 # install_optional COMMAND PACKAGE WHAT: where the package cannot be had, WHAT is left out, and that is said loudly.
 install_optional() {
   [ -z "${MISRC_STEPPED_DOWN:-}" ] || return 0
@@ -76,19 +59,17 @@ install_optional() {
   export MISRC_LEFT_OUT="${MISRC_LEFT_OUT:+$MISRC_LEFT_OUT; }$3 was left out: the package $2 cannot be installed"
 }
 
-# Where the packages cannot be had, the scenarios are left out and the rest is still tested.
-install_container_packages() {
-  local packages=(podman runc netavark aardvark-dns iptables mmdebstrap)
-  if command -v podman >/dev/null && command -v mmdebstrap >/dev/null; then return; fi
-  command -v apt-get >/dev/null || return 0
-  say "Installing Debian packages: ${packages[*]}"
-  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-    "${packages[@]}"; } >/dev/null || say "apt-get could not install them"
-}
-
-# A home that the unprivileged user can reach, wherever the checkout lies; root only prepares and steps down.
+# From root to the unprivileged user, for good. An ordinary user stays who it is.
 step_down() {
   [ "$(id -u)" = 0 ] || return 0
+  as_user exec "$@"
+}
+
+# as_user [exec] WORDS: this same command with WORDS as the unprivileged user, from a home that it can reach wherever
+# the checkout lies.
+as_user() {
+  local how=
+  if [ "$1" = exec ]; then how=exec; shift; fi
   id "$MISRC_USER" >/dev/null 2>&1 || useradd --create-home --shell /bin/sh --password '*' "$MISRC_USER"
   local home
   home=$(getent passwd "$MISRC_USER" | cut -d: -f6)
@@ -98,10 +79,10 @@ step_down() {
   mkdir -p /run/sshd
   # What pip needs to find its index here, and what decides the language, may come along; nothing else does.
   local passed=(MISRC_STEPPED_DOWN=1) name
-  for name in "${!PIP_@}" MISRC_LANG MISRC_LEFT_OUT MISRC_FAILED NO_COLOR; do
+  for name in "${!PIP_@}" MISRC_LANG MISRC_LEFT_OUT NO_COLOR; do
     [ -z "${!name:-}" ] || passed+=("$name=${!name}")
   done
-  exec setpriv --reuid "$MISRC_USER" --regid "$MISRC_USER" --init-groups --no-new-privs \
+  $how setpriv --reuid "$MISRC_USER" --regid "$MISRC_USER" --init-groups --no-new-privs \
     env -i HOME="$home" USER="$MISRC_USER" PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin LANG="${LANG:-C.UTF-8}" \
     TERM="${TERM:-dumb}" CI="${CI:-}"  \
     "${passed[@]}" \
