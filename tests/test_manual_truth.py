@@ -15,7 +15,7 @@ from misrc.declare.interface import Retry
 from misrc.mint import inspection, jobs
 from misrc.mint.messages import MESSAGES
 from misrc.mint.module import checking, player
-from misrc.site import release, sweep
+from misrc.site.runner import release, sweep
 from misrc.wire.grammar import Verb
 from misrc.wire.refusals import Refusal
 
@@ -270,8 +270,8 @@ def test_wrong_commands_in_other_blocks_are_seen(tmp_path: Path) -> None:
 
 
 def count_variables() -> int:
-    """How many variables a program gets: the keys of the dictionary that site/program.py makes."""
-    tree = ast.parse((ROOT / "src/misrc/site/program.py").read_text(encoding="utf-8"))
+    """How many variables a program gets: the keys of the dictionary that site/runner/program.py makes."""
+    tree = ast.parse((ROOT / "src/misrc/site/runner/program.py").read_text(encoding="utf-8"))
     tables = [node for node in ast.walk(tree) if isinstance(node, ast.Dict)]
     (table,) = [node for node in tables if any(getattr(key, "value", "") == "CALC_DIR" for key in node.keys)]
     return len(table.keys)

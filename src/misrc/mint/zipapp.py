@@ -23,8 +23,8 @@ def build() -> bytes:
     package = Path(__file__).resolve().parents[1]
     sources = {"__main__.py": _MAIN, "misrc/__init__.py": (package / "__init__.py").read_bytes()}
     for room in _ROOMS:
-        for path in sorted((package / room).glob("*.py")):
-            sources[f"misrc/{room}/{path.name}"] = path.read_bytes()
+        for path in sorted((package / room).rglob("*.py")):
+            sources[f"misrc/{path.relative_to(package).as_posix()}"] = path.read_bytes()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(sources):
