@@ -24,7 +24,7 @@ from resilience import add_program, check_site, declare, finish
 from test_resilience_faults import Faults
 
 from misrc.job.interface import Retry
-from misrc.mint.wf import Timing, Workflow, parse_words
+from misrc.mint.legacy.workflow import Timing, Workflow, parse_words
 from misrc.wire.legacy_progress import Status
 
 DATA = random.Random(11).randbytes(3 << 20)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import misrc
-from misrc.mint import zipapp
-from misrc.mint.messages import MESSAGES, say
+from misrc.mint.messages.catalog import MESSAGES, say
+from misrc.mint.packaging import zipapp
 from misrc.wire.refusals import Refusal
 
 pytestmark = pytest.mark.quick

@@ -21,7 +21,7 @@ from misrc.declare.server import parse_server
 from misrc.job.agent import parse_agent_config
 from misrc.job.codec import CodecError
 from misrc.job.policy import parse_policy
-from misrc.mint.messages import MESSAGES
+from misrc.mint.messages.catalog import MESSAGES
 
 pytestmark = pytest.mark.quick
 

@@ -12,9 +12,10 @@ import spelling
 from pages import DOCS, ROOT, Page, all_pages, english_pages, manual, read_page
 
 from misrc.declare.interface import Retry
-from misrc.mint import inspection, jobs
-from misrc.mint.messages import MESSAGES
+from misrc.mint import jobs
+from misrc.mint.messages.catalog import MESSAGES
 from misrc.mint.module import checking, player
+from misrc.mint.site import inspection
 from misrc.site.runner import release, sweep
 from misrc.wire.grammar import Verb
 from misrc.wire.refusals import Refusal

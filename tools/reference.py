@@ -30,7 +30,7 @@ from misrc.job.arguments import ArgumentRule
 from misrc.job.descriptions import describe
 from misrc.job.policy import JobKey, Limits, Policy, ProgramRule
 from misrc.job.states import JobState, Outcome
-from misrc.mint.messages import MESSAGES
+from misrc.mint.messages.catalog import MESSAGES
 from misrc.site import commands
 from misrc.wire.api import ApiError
 from misrc.wire.grammar import MAX_WAIT_SECONDS, Verb
