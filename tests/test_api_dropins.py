@@ -20,7 +20,7 @@ from predecessor import remote_client, wf_client
 from predecessor import scene as predecessors
 from predecessor.calls import STDERR_NAME, STDOUT_NAME, Caller
 
-from misrc.api.dicomapi import find_ini, state_folder
+from misrc.api.legacy.dicomapi import find_ini, state_folder
 from misrc.job.errors import BadRequest, MisrcError
 from misrc.job.interface import Retry
 from misrc.mint.legacy import client as legacy_client

@@ -11,9 +11,9 @@ from typing import Any
 
 import pybase64
 
-from ..wire.bodies import Body
-from ..wire.legacy import INPUTS_PLACE, RESULTS_PLACE, Call, Place
-from ..wire.scanner import Limits, Path, Scanner, Sink
+from ...wire.bodies import Body
+from ...wire.legacy import INPUTS_PLACE, RESULTS_PLACE, Call, Place
+from ...wire.scanner import Limits, Path, Scanner, Sink
 
 PLACES: dict[Call, Sequence[Place]] = {Call.ADD_CALCINFO: (INPUTS_PLACE,), Call.SEND_RESULTS: (RESULTS_PLACE,)}
 

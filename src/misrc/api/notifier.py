@@ -1,7 +1,7 @@
-"""Who waits for what: a change rings its topics, and whoever waits looks again.
+"""Who waits for what: a change notifies its topics, and whoever waits looks again.
 
-Topics are `site:ID` (something for its agents), `job:ID` (a job's version grew) and `tokens`. A ring may be one too
-many, never one too few: subscribe first, then look.
+Topics are `site:ID` (something for its agents), `job:ID` (a job's version grew) and `tokens`. There may be a
+notification too many, never one too few: subscribe first, then look.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ TOKENS = "tokens"
 
 
 def site_topic(site: str) -> str:
-    """Rings when an agent of the site may find something new."""
+    """Notified when an agent of the site may find something new."""
     return f"site:{site}"
 
 
 def job_topic(job: str) -> str:
-    """Rings when the job's version grew."""
+    """Notified when the job's version grew."""
     return f"job:{job}"
 
 
-class Bells:
-    """All within one event loop. `stamp` lets a cache see whether anything rang since."""
+class Notifier:
+    """All within one event loop. `stamp` lets a cache see whether anything was notified since."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
@@ -33,10 +33,10 @@ class Bells:
         self.stopping = False
 
     def stamp(self, topic: str) -> int:
-        """Grows whenever the topic rings; only for topics that are few, as sites and tokens."""
+        """Grows whenever the topic is notified; only for topics that are few, as sites and tokens."""
         return self._stamps.get(topic, 0) + self._everything
 
-    def ring(self, topics: Iterable[str]) -> None:
+    def notify(self, topics: Iterable[str]) -> None:
         """Wake everybody who waits for one of the topics."""
         for topic in topics:
             if not topic.startswith("job:"):
@@ -45,29 +45,29 @@ class Bells:
                 if not waiter.done():
                     waiter.set_result(None)
 
-    def ring_all(self) -> None:
+    def notify_all(self) -> None:
         """Wake everybody: changes may have been missed, or the server stops."""
         self._everything += 1
-        self.ring(list(self._waiting))
+        self.notify(list(self._waiting))
 
     def stop(self) -> None:
         """From now on nobody waits."""
         self.stopping = True
-        self.ring_all()
+        self.notify_all()
 
     @contextlib.contextmanager
-    def listen(self, topics: Iterable[str]) -> Iterator[asyncio.Future[None]]:
-        """A future that is done with the first ring of any topic."""
-        rung: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def subscribe(self, topics: Iterable[str]) -> Iterator[asyncio.Future[None]]:
+        """A future that is done with the first notification of any topic."""
+        notified: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         wanted = tuple(topics)
         for topic in wanted:
-            self._waiting.setdefault(topic, set()).add(rung)
+            self._waiting.setdefault(topic, set()).add(notified)
         try:
-            yield rung
+            yield notified
         finally:
             for topic in wanted:
                 others = self._waiting.get(topic)
                 if others is not None:
-                    others.discard(rung)
+                    others.discard(notified)
                     if not others:
                         del self._waiting[topic]

@@ -8,26 +8,27 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from sqlalchemy import Select, delete, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.elements import ColumnElement
 
+from ..declare.server import Server
 from ..job.codec import dump_json, encode
 from ..job.states import JobState, Outcome
 from ..wire import api
 from ..wire.legacy_progress import Delivery
 from . import records
-from .bells import site_topic
-from .database import Transaction
+from .database import Database, Transaction
 from .jobs import CANCELLED_HERE, shut
+from .notifier import site_topic
 from .problems import Refused
 from .schema import CHANGES, JOBS, SEEN
-from .sites import GIVE_UP_SECONDS
-
-if TYPE_CHECKING:
-    from .service import Service
+from .sites import GIVE_UP_SECONDS, Sites
+from .spool import Spool
+from .times import Times
+from .transfers import Transfers
 
 TURN_SECONDS = 2.0
 SEEN_SECONDS = 20.0
@@ -44,7 +45,19 @@ SILENT = "lost: the site has not been heard for as long as its declaration allow
 NO_RESULTS = "the site told the end and never sent the results"
 
 
-class Keeper:
+class Service(Protocol):
+    """The running service, as far as it is looked after."""
+
+    server: Server
+    times: Times
+    clock: Callable[[], float]
+    database: Database
+    spool: Spool
+    transfers: Transfers
+    sites: Sites
+
+
+class Housekeeper:
     """Looks after the store every few seconds. Several servers may do so at once: each step is a transition."""
 
     def __init__(self, service: Service) -> None:
@@ -93,7 +106,7 @@ class Keeper:
         """One look at everything."""
         database = self._service.database
         if await database.read(lambda c: c.execute(_due(self._service)).first() is not None):
-            await database.write("tend", lambda tx: tend(tx, self._service))
+            await database.write("rules", lambda tx: apply_rules(tx, self._service))
         await self._purge()
         if time.monotonic() >= self._bury_at:
             await self._bury()
@@ -182,7 +195,7 @@ def _due(service: Service) -> Select[Any]:
     return select(JOBS.c.number).where(or_(*_conditions(service, service.clock()).values())).limit(1)
 
 
-def tend(tx: Transaction, service: Service) -> None:
+def apply_rules(tx: Transaction, service: Service) -> None:
     """Apply every rule, each to a bounded number of jobs."""
     for name, condition in _conditions(service, tx.now).items():
         statement = select(JOBS).where(condition).order_by(JOBS.c.number).limit(BATCH)
@@ -196,10 +209,10 @@ def _lapsed(tx: Transaction, _service: Service, record: records.Record) -> None:
         records.end(tx, record, Outcome.CANCELLED, CANCELLED_HERE, agent=None, lease=None)
         return
     records.change(tx, record, agent=None, lease=None, delivery=None)
-    tx.ring(site_topic(record.site))
+    tx.notify(site_topic(record.site))
 
 
-Rule = Callable[[Transaction, "Service", records.Record], None]
+Rule = Callable[[Transaction, Service, records.Record], None]
 
 
 def _expire(reason: str) -> Rule:

@@ -10,22 +10,29 @@ from functools import partial
 
 from sqlalchemy import Connection, or_, select
 
-from ..job.manifest import Entry, make_manifest, render_manifest
-from ..job.states import JobState, Outcome
-from ..wire import legacy
-from ..wire.api import ApiError
-from ..wire.legacy import Call as Kind
-from ..wire.legacy_answers import Answer, Fault, answer_accepted, answer_fault, answer_ok, answer_params
-from ..wire.legacy_files import CalcInfo, InputFile
-from ..wire.legacy_progress import STEPS, Delivery, Progress
-from . import jobs, old_jobs, records, uploads
-from .access import Who
-from .bells import site_topic
-from .call import JSON, Call
-from .database import Transaction
-from .old_calls import Handler, read_body, read_query
-from .old_files import Intake, copy_files, source_of
-from .old_workflow import (
+from ...job.manifest import Entry, make_manifest, render_manifest
+from ...job.states import JobState, Outcome
+from ...wire import legacy
+from ...wire.api import ApiError
+from ...wire.legacy import Call as Kind
+from ...wire.legacy_answers import Answer, Fault, answer_accepted, answer_fault, answer_ok, answer_params
+from ...wire.legacy_files import CalcInfo, InputFile
+from ...wire.legacy_progress import STEPS, Delivery, Progress
+from .. import jobs, records, uploads
+from ..access import Who
+from ..call import JSON, Call
+from ..database import Transaction
+from ..notifier import site_topic
+from ..problems import Refused, unknown
+from ..records import INPUT, RESULT, FileRecord, Record
+from ..schema import JOBS
+from ..service import Service
+from ..sites import DeclaredSite
+from ..spool import LOG
+from . import jobs as legacy_jobs
+from .calls import Handler, read_body, read_query
+from .files import Intake, copy_files, source_of
+from .workflow import (
     add_calcinfo,
     allow_wait_calc,
     calc_progress,
@@ -35,12 +42,6 @@ from .old_workflow import (
     get_calcinfo,
     reload_ini,
 )
-from .problems import Refused, unknown
-from .records import INPUT, RESULT, FileRecord, Record
-from .schema import JOBS
-from .service import Service
-from .sites import DeclaredSite
-from .spool import LOG
 
 CANDIDATES = 50
 ABNORMAL = "the program ended abnormally"
@@ -55,7 +56,7 @@ class Offers:
 
     async def find(self, service: Service, who: Who, site: DeclaredSite) -> str | None:
         """The job's id, or None."""
-        key, stamp = (who.user, site.id), service.bells.stamp(site_topic(site.id))
+        key, stamp = (who.user, site.id), service.notifier.stamp(site_topic(site.id))
         known = self._known.get(key)
         if known is None or known[0] != stamp:
             known = stamp, await service.database.read(lambda c: _oldest(c, who.user, site))
@@ -85,7 +86,7 @@ def _oldest(connection: Connection, user: str, site: DeclaredSite) -> str | None
     last = -1
     while found := records.find_all(connection, statement.where(JOBS.c.number > last)):
         for record in found:
-            if old_jobs.offered(connection, record, site, site.id) is not None:
+            if legacy_jobs.offered(connection, record, site, site.id) is not None:
                 return record.job
         last = found[-1].number
     return None
@@ -128,8 +129,8 @@ def _step(
     `taker` is who takes the job with this call: another client, which came at the same moment, does not get it too.
     """
     record = claimed(tx.connection, who, site, job, lock=True)
-    held = old_jobs.is_old_agent(record.agent, who.user, site.id) and taker in (None, record.agent)
-    seen = old_jobs.face(record)
+    held = legacy_jobs.is_old_agent(record.agent, who.user, site.id) and taker in (None, record.agent)
+    seen = legacy_jobs.face(record)
     progress = Progress.GOT_RETURN if seen is None else seen.progress
     if not held and (record.agent is not None or kind is not Kind.CALC_PARAMS):
         raise Refused(ApiError.FENCED, "another agent has this job")
@@ -149,10 +150,10 @@ async def calc_params(service: Service, who: Who, call: Call, kind: Kind) -> Ans
     said = read_query(call, kind)
     site = find_site(service, who, said.site_id)
     record = await service.database.read(lambda c: claimed(c, who, site, said.accept_id))
-    registered = await service.database.read(lambda c: old_jobs.offered(c, record, site, said.site_id))
+    registered = await service.database.read(lambda c: legacy_jobs.offered(c, record, site, said.site_id))
     if registered is None:
         raise unknown()
-    taker = old_jobs.old_agent(who.user, site.id, who.token, call.client)
+    taker = legacy_jobs.old_agent(who.user, site.id, who.token, call.client)
     take = partial(_take, agent=taker, seconds=service.times.legacy_claim)
     await service.database.write("claim", lambda tx: _step(kind, who, site, said.accept_id, tx, take, taker))
     files = await service.database.read(lambda c: records.list_files(c, record.job, INPUT, content=True))
@@ -163,10 +164,10 @@ def _take(tx: Transaction, record: Record, agent: str, seconds: float) -> None:
     if record.cancel:
         raise Refused(ApiError.CONFLICT, "the job was withdrawn")
     records.change(tx, record, agent=agent, fence=record.fence + 1, lease=tx.now + seconds)
-    tx.ring(site_topic(record.site))
+    tx.notify(site_topic(record.site))
 
 
-def _info(service: Service, registered: old_jobs.Registered, files: dict[str, FileRecord]) -> CalcInfo:
+def _info(service: Service, registered: legacy_jobs.Registered, files: dict[str, FileRecord]) -> CalcInfo:
     inputs = []
     # The empty name stands for an empty list: no client is asked to make or to find such a file.
     for item in registered.inputs:
@@ -255,8 +256,8 @@ async def send_results(service: Service, who: Who, call: Call, kind: Kind) -> An
 
 async def _check_names(service: Service, record: Record, site: DeclaredSite, said: legacy.SendResults) -> None:
     """Only what the job asked for may come back."""
-    registered = await service.database.read(lambda c: old_jobs.offered(c, record, site, said.site_id))
-    known = set() if registered is None else {*registered.results, *old_jobs.LOG_NAMES}
+    registered = await service.database.read(lambda c: legacy_jobs.offered(c, record, site, said.site_id))
+    known = set() if registered is None else {*registered.results, *legacy_jobs.LOG_NAMES}
     returnable = service.returnable(record)
     if not all(item.name in known or returnable(item.name) for item in said.result_files):
         raise Refused(ApiError.REFUSED, "a result was not asked for")
@@ -277,9 +278,9 @@ def _move_files(service: Service, waiting: str, job: str, files: list[FileRecord
 
 def _keep_results(tx: Transaction, who: Who, site: DeclaredSite, job: str, files: list[FileRecord]) -> None:
     record = claimed(tx.connection, who, site, job, lock=True)
-    if not old_jobs.is_old_agent(record.agent, who.user, site.id):
+    if not legacy_jobs.is_old_agent(record.agent, who.user, site.id):
         raise Refused(ApiError.FENCED, "another agent has this job")
-    seen = old_jobs.face(record)
+    seen = legacy_jobs.face(record)
     if seen is None or seen.progress is Progress.GOT_RETURN:
         return  # a repetition after the end
     if seen.progress.order < Progress.CALC_END.order:
@@ -317,7 +318,7 @@ async def end_send(service: Service, who: Who, call: Call, kind: Kind) -> Answer
 async def _make_log(service: Service, record: Record) -> int:
     """What the program printed, as the log of a v2 job that a client of the predecessor has run."""
     files = await service.database.read(lambda c: records.list_files(c, record.job, RESULT, content=True))
-    printed = [file for name in old_jobs.LOG_NAMES for file in files if file.name == name and not file.failed]
+    printed = [file for name in legacy_jobs.LOG_NAMES for file in files if file.name == name and not file.failed]
     path = service.spool.path(record.job, LOG)
     async with service.transfers.hold(path) as descriptor:
         return int(await service.transfers.in_thread(copy_files, service, printed, descriptor))

@@ -10,17 +10,17 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from .bells import Bells
+from .notifier import Notifier
 
 LOOK_SECONDS = 0.25
 RECONNECT_SECONDS = 1.0
 
 
-class News(abc.ABC):
-    """Rings the bells for what others did."""
+class ChangeFeed(abc.ABC):
+    """Tells the notifier what others did."""
 
-    def __init__(self, url: str, origin: str, bells: Bells, options: Mapping[str, Any] | None = None) -> None:
-        self._url, self._origin, self._bells, self._options = url, origin, bells, dict(options or {})
+    def __init__(self, url: str, origin: str, notifier: Notifier, options: Mapping[str, Any] | None = None) -> None:
+        self._url, self._origin, self._notifier, self._options = url, origin, notifier, dict(options or {})
 
     @abc.abstractmethod
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -31,7 +31,7 @@ class News(abc.ABC):
         """End."""
 
 
-class SqliteNews(News):
+class SqliteFeed(ChangeFeed):
     """Asks `PRAGMA data_version`, which costs microseconds and no lock, and reads the new rows where it grew."""
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -67,10 +67,10 @@ class SqliteNews(News):
         self._version = version
         if rows:
             self._last = rows[-1][0]
-        self._bells.ring({topic for _, origin, topic in rows if origin != self._origin})
+        self._notifier.notify({topic for _, origin, topic in rows if origin != self._origin})
 
 
-class PostgresNews(News):
+class PostgresFeed(ChangeFeed):
     """Listens for notifications in a thread; after a lost connection everybody looks again."""
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -78,7 +78,7 @@ class PostgresNews(News):
         self._loop = loop
         self._stopped = threading.Event()
         self._connection: Any = None
-        self._thread = threading.Thread(target=self._listen_on, name="misrc-news", daemon=True)
+        self._thread = threading.Thread(target=self._listen_on, name="misrc-change-feed", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -93,17 +93,17 @@ class PostgresNews(News):
             try:
                 with psycopg.connect(self._url, autocommit=True, **self._options) as connection:
                     connection.execute("LISTEN misrc")
-                    self._ring_all()
+                    self._notify_all()
                     while not self._stopped.is_set():
                         for notice in connection.notifies(timeout=RECONNECT_SECONDS):
                             origin, _, topic = notice.payload.partition(" ")
                             if origin != self._origin:
-                                self._ring(topic)
+                                self._notify(topic)
             except psycopg.Error:
                 self._stopped.wait(RECONNECT_SECONDS)
 
-    def _ring(self, topic: str) -> None:
-        self._loop.call_soon_threadsafe(self._bells.ring, (topic,))
+    def _notify(self, topic: str) -> None:
+        self._loop.call_soon_threadsafe(self._notifier.notify, (topic,))
 
-    def _ring_all(self) -> None:
-        self._loop.call_soon_threadsafe(self._bells.ring_all)
+    def _notify_all(self) -> None:
+        self._loop.call_soon_threadsafe(self._notifier.notify_all)

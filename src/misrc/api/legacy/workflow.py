@@ -7,13 +7,13 @@ from functools import partial
 
 from sqlalchemy import Connection, select
 
-from ..job.errors import BadRequest
-from ..job.states import JobState, Outcome
-from ..wire import legacy
-from ..wire.api import ApiError
-from ..wire.legacy import STDERR_NAME, STDOUT_NAME
-from ..wire.legacy import Call as Kind
-from ..wire.legacy_answers import (
+from ...job.errors import BadRequest
+from ...job.states import JobState, Outcome
+from ...wire import legacy
+from ...wire.api import ApiError
+from ...wire.legacy import STDERR_NAME, STDOUT_NAME
+from ...wire.legacy import Call as Kind
+from ...wire.legacy_answers import (
     Answer,
     JobLine,
     answer_accepted,
@@ -23,20 +23,21 @@ from ..wire.legacy_answers import (
     answer_results,
     answer_status,
 )
-from ..wire.legacy_files import MISSING_OUTPUT, CalcInfo, ResultFile
-from ..wire.legacy_progress import Face, Progress
-from . import jobs, old_jobs, records, uploads
-from .access import Who
-from .call import JSON, Call
-from .database import Transaction
-from .old_calls import read_body, read_query
-from .old_files import Intake, guess_types, source_of
-from .old_jobs import OldInput, Registered
-from .problems import Refused, malformed, unknown
-from .records import INPUT, RESULT, FileRecord, Record
-from .schema import JOBS
-from .service import Service
-from .spool import LOG
+from ...wire.legacy_files import MISSING_OUTPUT, CalcInfo, ResultFile
+from ...wire.legacy_progress import Face, Progress
+from .. import jobs, records, uploads
+from ..access import Who
+from ..call import JSON, Call
+from ..database import Transaction
+from ..problems import Refused, malformed, unknown
+from ..records import INPUT, RESULT, FileRecord, Record
+from ..schema import JOBS
+from ..service import Service
+from ..spool import LOG
+from . import jobs as legacy_jobs
+from .calls import read_body, read_query
+from .files import Intake, guess_types, source_of
+from .jobs import OldInput, Registered
 
 MAX_LISTED = 10_000
 LOOK_BYTES = 4096
@@ -75,7 +76,7 @@ def _register(tx: Transaction, service: Service, who: Who, info: CalcInfo, files
         raise Refused(ApiError.FORBIDDEN, "this site takes another user's jobs")
     if not site.open_for_jobs(tx.now):
         raise Refused(ApiError.REFUSED, "the site takes no new jobs: its declaration has run out")
-    program, spec, manifest = old_jobs.make_spec(job, site, info.command, info.parameters, files)
+    program, spec, manifest = legacy_jobs.make_spec(job, site, info.command, info.parameters, files)
     if jobs.count_open(tx.connection, who.user) >= service.server.limits.jobs:
         raise Refused(ApiError.BUSY, "too many jobs are open")
     uploads.check_bounds(tx.connection, service, who.user, sum(file.size for file in files))
@@ -91,7 +92,7 @@ def _register(tx: Transaction, service: Service, who: Who, info: CalcInfo, files
         "files": len(files),
         "bytes": sum(file.size for file in files),
         "manifest": manifest,
-        "old": old_jobs.dump(registered),
+        "old": legacy_jobs.dump(registered),
     }
     records.add(tx, record)
     records.add_files(tx, files)
@@ -125,7 +126,7 @@ async def cancel_wait_calc(service: Service, who: Who, call: Call, kind: Kind) -
     """Forget the job."""
     said = await read_body(call, kind)
     await service.database.write("cancel", partial(_withdraw, user=who.user, job=said.accept_id, force=said.force))
-    service.keeper.wake()
+    service.housekeeper.wake()
     return answer_ok()
 
 
@@ -188,7 +189,7 @@ async def calc_progress(service: Service, who: Who, call: Call, kind: Kind) -> A
 async def _face(service: Service, who: Who, call: Call, kind: Kind) -> tuple[Record, Face]:
     said = read_query(call, kind)
     record = await service.database.read(lambda c: own_old(c, who.user, said.accept_id))
-    found = old_jobs.face(record)
+    found = legacy_jobs.face(record)
     if found is None:
         raise unknown()
     return record, found
@@ -204,9 +205,9 @@ async def get_calcinfo(service: Service, who: Who, call: Call, kind: Kind) -> An
     )
     lines = {}
     for record in await service.database.read(lambda c: records.find_all(c, statement)):
-        found = old_jobs.face(record)
+        found = legacy_jobs.face(record)
         if found is not None and record.old is not None:
-            registered = old_jobs.load(record.old)
+            registered = legacy_jobs.load(record.old)
             lines[record.job] = JobLine(registered.remote_site, registered.command, found)
     return answer_jobs(lines)
 
@@ -232,7 +233,7 @@ async def get_calc_result(service: Service, who: Who, call: Call, kind: Kind) ->
     if not record.state.final:
         raise Refused(ApiError.CONFLICT, "the results are not here yet")
     files = await service.database.read(lambda c: records.list_files(c, record.job, RESULT, content=True))
-    wanted = old_jobs.load(record.old).results if record.old is not None else [file.name for file in files]
+    wanted = legacy_jobs.load(record.old).results if record.old is not None else [file.name for file in files]
     here = {file.name: file for file in files if file.whole}
     found = [await _result(service, record, name, here.get(name)) for name in dict.fromkeys(wanted)]
     # Not after the answer: whether a client has got it, nobody can see. It may be asked again for a declared time.

@@ -14,12 +14,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..declare.ini import FILE_NAME, load_ini, render_server
-from ..declare.server import parse_server
-from ..job.codec import dump_json
-from ..job.errors import BadRequest, MisrcError
-from ..job.secrecy import leave_no_core
-from .serving import serve
+from ...declare.ini import FILE_NAME, load_ini, render_server
+from ...declare.server import parse_server
+from ...job.codec import dump_json
+from ...job.errors import BadRequest, MisrcError
+from ...job.secrecy import leave_no_core
+from ..serving import serve
 
 CONFIG = "server.yml"
 

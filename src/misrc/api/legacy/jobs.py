@@ -6,20 +6,20 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from ..job.arguments import ArgumentRule
-from ..job.codec import CodecError, decode, dump_json, encode, parse_json
-from ..job.interface import ProgramInterface
-from ..job.manifest import Entry, digest_manifest, make_manifest, render_manifest, total_bytes
-from ..job.spec import JobSpec
-from ..job.states import JobState
-from ..wire.api import ApiError
-from ..wire.content import MAX_TEXT, text_length
-from ..wire.legacy import STDERR_NAME, STDOUT_NAME, split_parameters
-from ..wire.legacy_progress import Delivery, Face, face_of
-from . import records
-from .problems import Refused
-from .records import INPUT, FileRecord, Record
-from .sites import DeclaredSite
+from ...job.arguments import ArgumentRule
+from ...job.codec import CodecError, decode, dump_json, encode, parse_json
+from ...job.interface import ProgramInterface
+from ...job.manifest import Entry, digest_manifest, make_manifest, render_manifest, total_bytes
+from ...job.spec import JobSpec
+from ...job.states import JobState
+from ...wire.api import ApiError
+from ...wire.content import MAX_TEXT, text_length
+from ...wire.legacy import STDERR_NAME, STDOUT_NAME, split_parameters
+from ...wire.legacy_progress import Delivery, Face, face_of
+from .. import records
+from ..problems import Refused
+from ..records import INPUT, FileRecord, Record
+from ..sites import DeclaredSite
 
 LOG_NAMES = (STDOUT_NAME, STDERR_NAME)
 

@@ -10,15 +10,15 @@ import asyncio
 from sqlalchemy import Connection, select
 
 from ..job.states import JobState
-from .bells import site_topic
+from .notifier import site_topic
 from .problems import Refused
 from .schema import JOBS
 from .service import Service
 
-MAX_OPENINGS = 1000
+MAX_UNCLAIMED = 1000
 
 
-class Openings:
+class UnclaimedJobs:
     """Jobs that nobody has claimed, for each site and user, as of the site's last change."""
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Openings:
 
     async def reserve(self, service: Service, user: str, site: str, room: int) -> bool:
         """Whether there is something to be claimed; what this caller will claim is offered to nobody else."""
-        key, stamp = (user, site), service.bells.stamp(site_topic(site))
+        key, stamp = (user, site), service.notifier.stamp(site_topic(site))
         known = self._known.get(key)
         if known is None or known[0] != stamp:
             task = asyncio.ensure_future(service.database.read(lambda c: _unclaimed(c, user, site)))
@@ -49,7 +49,7 @@ def _unclaimed(connection: Connection, user: str, site: str) -> set[str]:
         JOBS.c.cancel == 0,
         JOBS.c.spec != "",
     )
-    return {row.job for row in connection.execute(statement.limit(MAX_OPENINGS))}
+    return {row.job for row in connection.execute(statement.limit(MAX_UNCLAIMED))}
 
 
-OPENINGS = Openings()
+UNCLAIMED = UnclaimedJobs()

@@ -15,19 +15,19 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from ..job.codec import CodecError, dump_json
-from ..job.spec import MAX_INLINE_BYTES
-from ..wire.api import MAX_SMALL_FILES, ApiError
-from ..wire.content import Blob, Content, FileSource
-from ..wire.legacy import Call as OldCall
-from ..wire.scanner import Limits, Path, TooLarge
-from . import records
-from .call import Call
-from .problems import Refused, malformed
-from .records import FileRecord
+from ...job.codec import CodecError, dump_json
+from ...job.spec import MAX_INLINE_BYTES
+from ...wire.api import MAX_SMALL_FILES, ApiError
+from ...wire.content import Blob, Content, FileSource
+from ...wire.legacy import Call as OldCall
+from ...wire.scanner import Limits, Path, TooLarge
+from .. import records
+from ..call import Call
+from ..problems import Refused, malformed
+from ..records import FileRecord
+from ..service import Service
+from ..spool import storage
 from .scanner import encode_result, request_scanner
-from .service import Service
-from .spool import storage
 
 BLOCK = 1 << 20
 SMALL_FILE = 64 << 10

@@ -12,20 +12,20 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ..job.codec import CodecError
-from ..job.names import NameRefused
-from ..wire import legacy
-from ..wire.api import ApiError
-from ..wire.legacy import Call as Kind
-from ..wire.legacy_answers import Answer as OldAnswer
-from ..wire.legacy_answers import Fault, answer_fault
-from .access import Who
-from .call import JSON, Answer, Call
-from .old_files import stream_document
-from .problems import Refused, malformed
-from .routes import MethodRefused
-from .service import Service
-from .tokens import AGENT, OPERATOR, WORKFLOW
+from ...job.codec import CodecError
+from ...job.names import NameRefused
+from ...wire import legacy
+from ...wire.api import ApiError
+from ...wire.legacy import Call as Kind
+from ...wire.legacy_answers import Answer as OldAnswer
+from ...wire.legacy_answers import Fault, answer_fault
+from ..access import Who
+from ..call import JSON, Answer, Call
+from ..problems import Refused, malformed
+from ..routes import MethodRefused
+from ..service import Service
+from ..tokens import AGENT, OPERATOR, WORKFLOW
+from .files import stream_document
 
 MAX_BODY = 64 << 10
 MAX_QUERY = 2048
