@@ -26,8 +26,8 @@ from misrc.job.spec import OpenRequest
 from misrc.job.states import Outcome
 from misrc.mint.announcement import announce
 from misrc.mint.jobs import MintJob
-from misrc.mint.link import Link
-from misrc.mint.links import make_link
+from misrc.mint.link.link import Link
+from misrc.mint.link.links import make_link
 from misrc.mint.sites import load_site
 
 JOBS = 150

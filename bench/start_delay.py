@@ -26,8 +26,8 @@ from misrc.job.interface import Interface
 from misrc.job.manifest import digest_manifest
 from misrc.job.spec import JobSpec, OpenRequest
 from misrc.job.states import Outcome
-from misrc.mint.link import Link
-from misrc.mint.links import make_link
+from misrc.mint.link.link import Link
+from misrc.mint.link.links import make_link
 from misrc.mint.sites import load_site
 
 AGENTS = 500

@@ -21,8 +21,8 @@ from pathlib import Path
 from stage import Mint, PlainHost, Row, Site, make_program, median, paired, row, scene, timed
 
 from misrc.mint import execution, retrieval, staging
-from misrc.mint.connection import Connection
 from misrc.mint.jobs import InputFile, JobStore, MintJob, derive_job_id
+from misrc.mint.link.connection import Connection
 from misrc.mint.sites import load_site
 
 BIG_BYTES = 2 << 30

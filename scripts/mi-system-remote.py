@@ -22,8 +22,8 @@ sys.path.insert(0, found[0])
 
 # Imported only now, because the code of the installation is meant and no other.
 from misrc.job import faults  # noqa: E402
+from misrc.site.agent.legacy_command import main  # noqa: E402
 from misrc.site.home import Home  # noqa: E402
-from misrc.site.legacy_command import main  # noqa: E402
 
 faults.arm_from_environment()
 sys.exit(main(sys.argv[1:], Home.locate(prefix), int(os.environ.get("MISRC_POLL", "30"))))

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The predecessor's workflow client under its old name: see `misrc.mint.wf` for its words and its exit status.
+"""The predecessor's workflow client under its old name: its words and its exit status stand in
+`misrc.mint.legacy.workflow`.
 
 It runs with the Python that misrc is installed in: the one that starts it, or else the one of the `misrc` command.
 """
@@ -24,7 +25,7 @@ def restart() -> int:
 
 if __name__ == "__main__":
     try:
-        from misrc.mint.wf import main
+        from misrc.mint.legacy.workflow import main
     except ImportError:
         main = restart
     sys.exit(main())

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The predecessor's API server under its old name: see `misrc.api.dicomapi` for what it reads and where it keeps jobs.
+"""The predecessor's API server under its old name: what it reads and where it keeps jobs stands in
+`misrc.api.legacy.dicomapi`.
 
 It runs with the Python that misrc is installed in: the one that starts it, or else the one of the `misrc` command.
 """
@@ -25,7 +26,7 @@ def restart(words: list[str], script: Path) -> int:
 
 if __name__ == "__main__":
     try:
-        from misrc.api.dicomapi import main
+        from misrc.api.legacy.dicomapi import main
     except ImportError:
         main = restart
     # Not resolved: an ini file lies beside the link by which it is called, not in this folder.

@@ -16,7 +16,7 @@ GROUPS: dict[str, list[str]] = json.loads(Path(__file__).with_name("fault_points
 STRIKERS = {
     "api": "test_api_claims.py::test_h58_a_killed_server_loses_nothing",
     "api-cancel": "test_api_claims.py::test_h58_a_killed_server_cancels_once",
-    "api-tending": "test_api_claims.py::test_h58_a_killed_server_tends_on",
+    "api-housekeeping": "test_api_claims.py::test_h58_a_killed_server_keeps_house",
     "api-old": "test_chain_faults.py::test_h58_a_killed_server_serves_old_clients_on",
     "chain": "test_chain_faults.py::test_h58_a_kill_of_the_server_at_each_point",
     "agent-small": "test_agent_faults.py::test_p42_a_kill_at_each_step_of_a_small_job",

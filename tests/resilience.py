@@ -62,12 +62,12 @@ def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def keeper_pid(site: Site, job: str) -> int:
+def monitor_pid(site: Site, job: str) -> int:
     return parent(program_pid(site, job))
 
 
 def supervisor_pid(site: Site, job: str) -> int:
-    return parent(keeper_pid(site, job))
+    return parent(monitor_pid(site, job))
 
 
 def holder(lock: Path) -> int:

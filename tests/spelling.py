@@ -14,7 +14,7 @@ from pathlib import Path
 from pages import ROOT, Page
 
 from misrc import cli
-from misrc.site import desk
+from misrc.site import commands as site_commands
 
 # Programs of the system that pages tell people to use.
 SYSTEM = {
@@ -115,7 +115,7 @@ def misrc_parser() -> argparse.ArgumentParser:
 
 def site_parser() -> argparse.ArgumentParser:
     """The parser of `misrc-site.pyz`."""
-    return desk._parser()
+    return site_commands._parser()
 
 
 def parse(parser: argparse.ArgumentParser, words: list[str]) -> str:

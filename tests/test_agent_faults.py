@@ -63,7 +63,7 @@ def test_p42_a_kill_at_each_step_of_a_small_job(host: AgentHost, point: str) -> 
 
 @pytest.mark.parametrize("point", points("agent-large"))
 def test_p42_a_kill_at_each_step_of_a_large_job(host: AgentHost, point: str) -> None:
-    """The same where couriers bring inputs and results."""
+    """The same where transfer workers bring inputs and results."""
     strike(host, point)
     host.start()
     job = host.double.submit("copy", {"a.bin": DATA, "b.bin": b"x"}, small=False)
@@ -74,7 +74,7 @@ def test_p42_a_kill_at_each_step_of_a_large_job(host: AgentHost, point: str) -> 
 
 @pytest.mark.parametrize("point", points("supervisor"))
 def test_p42_a_kill_of_what_looks_after_the_program(host: AgentHost, point: str) -> None:
-    """A supervisor or keeper that dies under a living agent is replaced, without a second start."""
+    """A supervisor or monitor that dies under a living agent is replaced, without a second start."""
     strike(host, point)
     host.start()
     job = host.double.submit("copy", {"a.txt": b"abc"})
@@ -176,17 +176,17 @@ def test_p27_a_server_that_hangs_on_one_job_holds_up_no_other(host: AgentHost, c
 def test_p27_a_drip_of_an_answer_is_given_up() -> None:
     """A byte every half second for an hour: the call ends within its few seconds, whatever it is about."""
     from misrc.job.agent import Address
-    from misrc.site import channel
+    from misrc.site.agent import http_channel
 
     stop = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=_drip, args=(listener, stop), daemon=True).start()
         address = Address("http", "127.0.0.1", listener.getsockname()[1])
-        made, begun = channel.Channel(channel.Endpoint(address), lambda: "t"), time.monotonic()
-        with pytest.raises(channel.ChannelError):
+        made, begun = http_channel.Channel(http_channel.Endpoint(address), lambda: "t"), time.monotonic()
+        with pytest.raises(http_channel.ChannelError):
             made.call("POST", "/x", b"{}")
         # A loaded machine may take longer than the bound says, but by far not as long as the answer would.
-        assert channel.SMALL_SECONDS * 0.9 < time.monotonic() - begun < 60
+        assert http_channel.SMALL_SECONDS * 0.9 < time.monotonic() - begun < 60
         stop.set()
 
 

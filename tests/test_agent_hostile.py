@@ -305,7 +305,7 @@ def test_p15_any_status_is_survived(lab: AgentHost, status: int) -> None:
 @pytest.mark.parametrize("text", ["1000000000", "-5", "Thu, 01 Jan 1970 00:00:00 GMT", "never", "9" * 5000])
 def test_p15_retry_after_is_bounded(text: str) -> None:
     """What the server asks to wait is between nothing and five minutes, or not heard."""
-    from misrc.site.api_client import MAX_RETRY_AFTER, _retry_after
+    from misrc.site.agent.api_client import MAX_RETRY_AFTER, _retry_after
 
     found = _retry_after(text)
     assert found is None or 0 <= found <= MAX_RETRY_AFTER

@@ -69,7 +69,7 @@ def test_the_server_hears_queued_before_the_program_starts(running: AgentHost) -
     assert running.double.jobs[job].reports[0]["state"] == "queued"
 
 
-def test_large_files_go_by_courier_and_resume(running: AgentHost) -> None:
+def test_large_files_go_by_a_transfer_worker_and_resume(running: AgentHost) -> None:
     """Inputs and results beyond what travels in JSON arrive whole though every transfer is cut twice."""
     data = random.Random(4).randbytes(3_000_000)
     rules = [

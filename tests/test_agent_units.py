@@ -15,10 +15,10 @@ from misrc.job.agent import AgentConfig, RetryRule, parse_address, parse_agent_c
 from misrc.job.codec import CodecError
 from misrc.job.descriptions import describe
 from misrc.job.policy import Policy, parse_policy
-from misrc.site.credentials import CredentialError, Token, check_token
-from misrc.site.errand import backoff
-from misrc.site.legacy_agent import choose_program
-from misrc.site.legacy_command import UsageError, parse_words
+from misrc.site.agent.claim import backoff
+from misrc.site.agent.credentials import CredentialError, Token, check_token
+from misrc.site.agent.legacy_agent import choose_program
+from misrc.site.agent.legacy_command import UsageError, parse_words
 from misrc.wire.refusals import Denied
 
 pytestmark = pytest.mark.quick

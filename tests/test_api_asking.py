@@ -162,12 +162,12 @@ def test_h07_time_says_nothing_about_a_token(api: Api) -> None:
     """Tokens with a right and with a wrong beginning are told from one another by nothing in the time they take."""
     import asyncio
 
-    from misrc.api.bells import Bells
     from misrc.api.database import Database
+    from misrc.api.notifier import Notifier
     from misrc.api.tokens import TokenBook
 
     async def measure() -> tuple[float, float]:
-        database = Database(api.config["database"], Bells())
+        database = Database(api.config["database"], Notifier())
         book, good = TokenBook(database, time.time), api.tokens["workflow"]
         near, far = (good[:63] + ("a" if good[63] != "a" else "b")).encode(), b"0" * 64
         found: dict[bytes, list[int]] = {near: [], far: []}

@@ -300,8 +300,8 @@ def test_h58_a_killed_server_cancels_once(api: Api, point: str) -> None:
     assert api.poll(agents(1)[0])["claims"] == []
 
 
-@pytest.mark.parametrize("point", points("api-tending"))
-def test_h58_a_killed_server_tends_on(database: str | None, tmp_path: Path, point: str) -> None:
+@pytest.mark.parametrize("point", points("api-housekeeping"))
+def test_h58_a_killed_server_keeps_house(database: str | None, tmp_path: Path, point: str) -> None:
     """SIGKILL while time alone decides: the next server expires and deletes what was due, once, and nothing else."""
     if database is not None:
         pytest.skip("the statements are the same; test_h58_an_id_stays_gone runs them there")
@@ -424,12 +424,12 @@ def test_the_schema_is_what_its_steps_make(tmp_path: Path) -> None:
     import sqlalchemy
 
     from misrc.api import schema
-    from misrc.api.bells import Bells
     from misrc.api.database import Database
+    from misrc.api.notifier import Notifier
     from misrc.job.errors import BadRequest
 
     url = f"sqlite:///{tmp_path}/x.db"
-    database = Database(url, Bells())
+    database = Database(url, Notifier())
     database.prepare()
     database.prepare()
     engine = sqlalchemy.create_engine(url)

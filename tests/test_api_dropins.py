@@ -20,11 +20,11 @@ from predecessor import remote_client, wf_client
 from predecessor import scene as predecessors
 from predecessor.calls import STDERR_NAME, STDOUT_NAME, Caller
 
-from misrc.api.dicomapi import find_ini, state_folder
+from misrc.api.legacy.dicomapi import find_ini, state_folder
 from misrc.job.errors import BadRequest, MisrcError
 from misrc.job.interface import Retry
-from misrc.mint import legacy_client
-from misrc.mint.wf import Timing, Workflow, parse_words
+from misrc.mint.legacy import client as legacy_client
+from misrc.mint.legacy.workflow import Timing, Workflow, parse_words
 from misrc.wire.legacy_progress import Status
 
 SCRIPT = Path(__file__).parent.parent / "scripts/mi_dicomapi.py"

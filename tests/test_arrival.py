@@ -11,7 +11,8 @@ import pytest
 from conftest import eventually, sha256
 
 from misrc.job.manifest import Entry, identify, make_manifest
-from misrc.mint import arrival, retrieval
+from misrc.mint import retrieval
+from misrc.mint.link import arrival
 
 pytestmark = pytest.mark.quick
 

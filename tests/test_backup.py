@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from misrc.api import backup
-from misrc.api.bells import Bells
 from misrc.api.database import Database
+from misrc.api.notifier import Notifier
 from misrc.api.spool import Spool
 from misrc.declare.server import Server, parse_server
 from misrc.job.errors import BadRequest
@@ -36,7 +36,7 @@ class Store:
         self.server: Server = parse_server(values, "test")
         self.file, self.spool = root / "store.db", Spool(root / "spool", 0)
         self.spool.prepare()
-        database = Database(self.server.database, Bells())
+        database = Database(self.server.database, Notifier())
         database.prepare()
         database.close()
 
@@ -61,7 +61,7 @@ class Store:
         return job
 
     def close(self, connection: sqlite3.Connection, job: str) -> None:
-        """As the keeper does it: closed first, then the files, then what is known of them."""
+        """As the housekeeper does it: closed first, then the files, then what is known of them."""
         connection.execute("UPDATE jobs SET state = 'closed' WHERE job = ?", (job,))
         self.spool.remove(job)
         connection.execute("DELETE FROM files WHERE job = ?", (job,))

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from misrc.job.errors import BadRequest
-from misrc.mint import bundle, wheels, zipapp
+from misrc.mint.packaging import bundle, wheels, zipapp
 
 MISRC = Path(sys.executable).parent / "misrc"
 

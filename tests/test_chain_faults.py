@@ -24,7 +24,7 @@ from resilience import add_program, check_site, declare, finish
 from test_resilience_faults import Faults
 
 from misrc.job.interface import Retry
-from misrc.mint.wf import Timing, Workflow, parse_words
+from misrc.mint.legacy.workflow import Timing, Workflow, parse_words
 from misrc.wire.legacy_progress import Status
 
 DATA = random.Random(11).randbytes(3 << 20)
@@ -131,7 +131,7 @@ def test_h58_a_kill_of_the_server_at_each_point(whole: Chain, point: str) -> Non
 @pytest.mark.full
 @pytest.mark.parametrize("point", sorted({*points("agent-large"), *points("agent-small"), *points("supervisor")}))
 def test_p42_a_kill_at_the_site_of_the_whole_way(whole: Chain, point: str) -> None:
-    """SIGKILL of agent, courier, supervisor or keeper with the real server: one start, identical results."""
+    """SIGKILL of agent, transfer worker, supervisor or monitor with the real server: one start, identical results."""
     assert whole.site.faults is not None
     faults = Faults(whole.site.faults)
     faults.arm(point)

@@ -19,7 +19,7 @@ from misrc.job.descriptions import describe
 from misrc.job.ledger import verify_lines
 from misrc.job.policy import JobKey, Limits, Policy, ProgramRule, parse_policy
 from misrc.mint.reasons import explain_waiting
-from misrc.site import contract, tally
+from misrc.site import contract, daily_usage
 from misrc.site.contract import Contract
 from misrc.site.files import open_folder, opened
 from misrc.site.ledger import Ledger, create_ledger, read_lines
@@ -35,7 +35,7 @@ NOON = 1_795_431_600  # 2026-11-23 11:00 UTC
 
 
 class Clock:
-    """The host's clock, as the ledger and the tally see it."""
+    """The host's clock, as the ledger and the count see it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = float(NOON)
@@ -112,7 +112,7 @@ def test_a_day_lets_so_many_bytes_leave(tmp_path: Path, clock: Clock) -> None:
 
 def test_a_clock_that_is_set_back_does_not_reset_a_day(tmp_path: Path, clock: Clock, monkeypatch: Any) -> None:
     """Tomorrow's records by a wrong clock do not hide today's; today's still count when the clock is right again."""
-    monkeypatch.setattr(tally, "REFRESH_BYTES", 0)
+    monkeypatch.setattr(daily_usage, "REFRESH_BYTES", 0)
     ledger = make_ledger(tmp_path / "state", jobs_per_day=2)
     assert opens(ledger, "a") and opens(ledger, "b")
     clock.now += DAY
@@ -124,14 +124,14 @@ def test_a_clock_that_is_set_back_does_not_reset_a_day(tmp_path: Path, clock: Cl
 
 
 @pytest.mark.parametrize("spoil", ["missing", "empty", "garbage", "other hash", "beyond the end", "a lie", "a folder"])
-def test_a_tally_that_does_not_fit_the_ledger_is_counted_anew(tmp_path: Path, spoil: str, monkeypatch: Any) -> None:
-    """Whatever happens to the tally, the ledger's count holds; a lie in a tally that fits is the control."""
-    monkeypatch.setattr(tally, "REFRESH_BYTES", 0)
+def test_a_count_that_does_not_fit_the_ledger_is_counted_anew(tmp_path: Path, spoil: str, monkeypatch: Any) -> None:
+    """Whatever happens to the kept counts, the ledger's count holds; a lie in counts that fit is the control."""
+    monkeypatch.setattr(daily_usage, "REFRESH_BYTES", 0)
     ledger = make_ledger(tmp_path / "state", jobs_per_day=3)
     assert opens(ledger, "a") and opens(ledger, "b") and opens(ledger, "c") and not opens(ledger, "d")
     path = tmp_path / "state/tally.json"
     plain = json.loads(path.read_bytes())
-    day = tally.local_day(time.time())
+    day = daily_usage.local_day(time.time())
     if spoil == "missing":
         path.unlink()
     elif spoil == "a folder":
@@ -147,8 +147,8 @@ def test_a_tally_that_does_not_fit_the_ledger_is_counted_anew(tmp_path: Path, sp
 
 
 def test_a_ledger_with_a_cut_tail_is_counted_anew(tmp_path: Path, monkeypatch: Any) -> None:
-    """A tally that saw more than the ledger has now does not speak for it."""
-    monkeypatch.setattr(tally, "REFRESH_BYTES", 0)
+    """A count that saw more than the ledger has now does not speak for it."""
+    monkeypatch.setattr(daily_usage, "REFRESH_BYTES", 0)
     ledger = make_ledger(tmp_path / "state", jobs_per_day=2)
     path = tmp_path / "state/ledger.jsonl"
     assert opens(ledger, "a")
@@ -159,30 +159,30 @@ def test_a_ledger_with_a_cut_tail_is_counted_anew(tmp_path: Path, monkeypatch: A
 
 
 def test_a_long_ledger_is_not_read_again_and_again(tmp_path: Path, monkeypatch: Any) -> None:
-    """Of a ledger of many megabytes a question reads no more than what is new since the tally was written."""
+    """Of a ledger of many megabytes a question reads no more than what is new since the counts were written."""
     ledger = make_ledger(tmp_path / "state", jobs_per_day=10**6)
     for number in range(20):
         note = "x" * 1000
         ledger.append_all("wait", [{"job": str(number), "note": note} for _ in range(300)])
         assert opens(ledger, f"job-{number}")
     size = (tmp_path / "state/ledger.jsonl").stat().st_size
-    assert size > 20 * tally.REFRESH_BYTES
+    assert size > 20 * daily_usage.REFRESH_BYTES
     read = []
-    catch_up = tally._catch_up
-    monkeypatch.setattr(tally, "_catch_up", lambda *words: read.append(catch_up(*words)) or read[-1])
+    catch_up = daily_usage._catch_up
+    monkeypatch.setattr(daily_usage, "_catch_up", lambda *words: read.append(catch_up(*words)) or read[-1])
     with opened(open_folder(ledger.folder)) as folder, opened(os.open(f"{ledger.folder}/ledger.jsonl", 0)) as file:
-        assert tally.count_today(folder, file).jobs == {f"job-{number}" for number in range(20)}
-    assert read and read[0] <= 2 * tally.REFRESH_BYTES
+        assert daily_usage.count_today(folder, file).jobs == {f"job-{number}" for number in range(20)}
+    assert read and read[0] <= 2 * daily_usage.REFRESH_BYTES
 
 
 @settings(max_examples=40, deadline=None)
 @given(steps=st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 60), st.booleans()), max_size=25))
-def test_a_tally_counts_as_a_reader_of_the_ledger_does(
+def test_the_count_is_what_a_reader_of_the_ledger_finds(
     tmp_path_factory: Any, steps: list[tuple[str, int, bool]]
 ) -> None:
     """Any order of opening and leaving: never above the limits, and what is refused would have gone above them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tally, "REFRESH_BYTES", 500)
+        patch.setattr(daily_usage, "REFRESH_BYTES", 500)
         ledger = make_ledger(tmp_path_factory.mktemp("t") / "state", jobs_per_day=3, bytes_out_per_day=100)
         jobs: set[str] = set()
         out: dict[str, int] = {}

@@ -17,9 +17,9 @@ from misrc.declare.renderers import RENDERERS, Subject, render_all
 from misrc.declare.ssh import render_config, render_known_hosts
 from misrc.job.errors import BadRequest
 from misrc.job.policy import parse_policy
-from misrc.mint.findings import Verdict
-from misrc.mint.inspection import CLOCK_SECONDS, _check_clock, _check_version
 from misrc.mint.keys import fingerprint
+from misrc.mint.site.findings import Verdict
+from misrc.mint.site.inspection import CLOCK_SECONDS, _check_clock, _check_version
 
 pytestmark = pytest.mark.quick
 PATH = Path("host_vars/x.yml")

@@ -13,6 +13,7 @@ from faultpoints import GROUPS, STRIKERS
 
 pytestmark = pytest.mark.quick
 
+API = ROOT / "src/misrc/api"
 LISTED = {name for names in GROUPS.values() for name in names}
 # The records and ledger lines of a job are many, and each has the same three points: the listed ones stand for them.
 # `test_resilience_faults.py` strikes every passage of them.
@@ -44,7 +45,7 @@ def named() -> set[str]:
 
 def wanted() -> set[str]:
     """The names that must be listed: the source's, with every value that the source gives them."""
-    labels = {str(word.value) for path, word in calls("write") if path.parent.name == "api" and is_label(word)}
+    labels = {str(word.value) for path, word in calls("write") if API in path.parents and is_label(word)}
     assert {"register", "claim", "end"} <= labels
     values = {
         "api": sorted(labels),

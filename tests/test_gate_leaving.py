@@ -20,8 +20,8 @@ from misrc.job.spec import JobSpec
 from misrc.job.states import JobState, Outcome
 from misrc.site import files, jobs
 from misrc.site.ledger import Ledger
-from misrc.site.release import Releaser, TooMany
-from misrc.site.runner_service import refuse_planted
+from misrc.site.runner.release import Releaser, TooMany
+from misrc.site.runner.service import refuse_planted
 from misrc.wire.refusals import Denied, Refusal
 
 LOG = "remote_program_exec.log"

@@ -370,14 +370,14 @@ def test_g66_an_old_rsync_is_never_used(site: Site, tmp_path: Path, banner: str)
     """
     called = tmp_path / "called"
     fake = make_program(tmp_path / "rsync", f'echo "{banner}"\n[ "$1" = --version ] || touch {called}\n')
-    source = site.code / "misrc/site/transfer.py"
+    source = site.code / "misrc/site/rsync.py"
     text = source.read_text()
     job = site.submit("noop")
     site.wait(job)
     oracle = Oracle(site, f"wait {job} 0 0".encode())
     opened = Rsync(site, tmp_path / "client").opened(FILES)
     source.write_text(text.replace('"/usr/bin/rsync"', f'"{fake}"'))
-    for compiled in source.parent.glob("__pycache__/transfer.*.pyc"):
+    for compiled in source.parent.glob("__pycache__/rsync.*.pyc"):
         compiled.unlink()  # the installation's own: it is never held against its source
     # Now, so that no refusal leaves a trace. `wait` would not do it: it loads nothing that moves files.
     subprocess.run(["/usr/bin/python3", "-m", "py_compile", str(source)], check=True)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import misrc
-from misrc.mint import zipapp
-from misrc.mint.messages import MESSAGES, say
+from misrc.mint.messages.catalog import MESSAGES, say
+from misrc.mint.packaging import zipapp
 from misrc.wire.refusals import Refusal
 
 pytestmark = pytest.mark.quick
@@ -32,6 +32,18 @@ ALLOWED = {
     "cli": {"job", "mint", "declare", "api"},
 }
 
+# Inside the site: what a room may import besides itself. `core` is what lies flat and below all rooms.
+FLAT = {"operations": "operations", "premises": "operations", "commands": "commands", "main": "commands"}
+ALLOWED_AT_SITE = {
+    "core": set(),
+    "runner": {"core"},
+    "operations": {"core", "runner"},
+    "gate": {"core", "runner", "operations"},
+    "agent": {"core", "runner", "operations"},
+    "install": {"core"},
+    "commands": {"core", "runner", "operations", "gate", "agent", "install"},
+}
+
 
 def room_of(module: str) -> str:
     """`misrc.site.gate` → `site`; the package itself → ``."""
@@ -46,10 +58,14 @@ def imports_of(path: Path, module: str) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             package = module if path.name == "__init__.py" else module.rpartition(".")[0]
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            if base == "misrc":
-                yield from (f"misrc.{alias.name}" for alias in node.names)
-            elif base.startswith("misrc."):
-                yield base
+            if base.split(".")[0] == "misrc":
+                yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def room_of_site(module: str) -> str:
+    """`misrc.site.gate.verbs` → `gate`; of the modules that lie in no room of the site's, where they stand."""
+    name = [*module.split("."), ""][2]
+    return name if (PACKAGE / "site" / name).is_dir() and name else FLAT.get(name, "core")
 
 
 def modules() -> Iterator[tuple[Path, str]]:
@@ -69,9 +85,63 @@ def violations(path: Path, module: str) -> list[str]:
     return found
 
 
+def violations_of_site(path: Path, module: str) -> list[str]:
+    imported = [name for name in imports_of(path, module) if room_of(name) == "site" and name != "misrc.site"]
+    room = room_of_site(module)
+    return [
+        f"{module} imports {name}" for name in imported if room_of_site(name) not in {room, *ALLOWED_AT_SITE[room]}
+    ]
+
+
 def test_rooms_import_only_what_they_may() -> None:
     """`job` imports nothing of ours, `wire` only `job`, and so on; nothing imports `cli`."""
     assert [text for path, module in modules() for text in violations(path, module)] == []
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """What is left when every module goes that imports nothing any more: empty where there is no circle."""
+    left = dict(graph)
+    while free := [module for module, imported in left.items() if not imported & set(left)]:
+        for module in free:
+            del left[module]
+    return sorted(left)
+
+
+def test_no_import_leads_back() -> None:
+    """No circle, lazy imports and those for types included: each file can be read after those that it stands on."""
+    files = {module: path for path, module in modules()}
+    graph = {
+        module: {name if name in files else name.rpartition(".")[0] for name in imports_of(path, module)} - {module}
+        for module, path in files.items()
+    }
+    assert circle(graph) == []
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"], "positive control"
+
+
+def test_rooms_of_the_site_import_only_downward() -> None:
+    """The runner knows no door, the doors do not know each other, and nothing that runs needs the installer."""
+    at_site = [(path, module) for path, module in modules() if room_of(module) == "site"]
+    assert {room_of_site(module) for _, module in at_site} == set(ALLOWED_AT_SITE)
+    assert [text for path, module in at_site for text in violations_of_site(path, module)] == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("misrc.site.spy", "from .runner import supervisor"),
+        ("misrc.site.spy", "from . import operations"),
+        ("misrc.site.runner.spy", "from ..premises import Premises"),
+        ("misrc.site.gate.spy", "from ..agent.claim import Note"),
+        ("misrc.site.agent.spy", "import misrc.site.install.host"),
+    ],
+)
+def test_the_check_of_the_site_sees_a_step_upward(tmp_path: Path, module: str, line: str) -> None:
+    """Positive control: what is not below is found, and what is below is not."""
+    path = tmp_path / "spy.py"
+    path.write_text(line + "\n", encoding="utf-8")
+    assert violations_of_site(path, module)
+    path.write_text("from misrc.site import files\n", encoding="utf-8")
+    assert not violations_of_site(path, module)
 
 
 @pytest.mark.parametrize(

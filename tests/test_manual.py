@@ -21,7 +21,7 @@ from misrc.declare.server import parse_server
 from misrc.job.agent import parse_agent_config
 from misrc.job.codec import CodecError
 from misrc.job.policy import parse_policy
-from misrc.mint.messages import MESSAGES
+from misrc.mint.messages.catalog import MESSAGES
 
 pytestmark = pytest.mark.quick
 
@@ -277,7 +277,7 @@ def test_messages_of_the_agent_are_those_of_the_code(language: str) -> None:
     """Each message in the agent's last table stands in its code; the reason of a refusal is a word of the protocol."""
     text = (DOCS / f"{language}agent.md").read_text(encoding="utf-8").split("\n## ")[-1]
     quoted = re.findall(r"^\| `([^`]+)`", text, re.MULTILINE)
-    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src/misrc").glob("*/*.py"))
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src/misrc").rglob("*.py"))
     words = [message.replace("answers, and says ", "") for message in quoted]
     assert [word for word in words if word not in code] == []
     assert len(quoted) > 5 and "answers, and says " in code

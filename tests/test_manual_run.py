@@ -20,7 +20,7 @@ from conftest import MISRC, Mint, Site, default_policy, make_mint, make_program
 from pages import DOCS, ROOT, read_page
 
 from misrc.job.policy import parse_policy
-from misrc.mint.zipapp import write
+from misrc.mint.packaging.zipapp import write
 
 # What stands in the pages for things that the reader has, and what it is here.
 INPUTS = {"reduction_area.dat": "ra.dat", "tensile_strength.dat": "ts.dat", "yield_strength.dat": "ys.dat"}

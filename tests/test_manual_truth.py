@@ -12,10 +12,11 @@ import spelling
 from pages import DOCS, ROOT, Page, all_pages, english_pages, manual, read_page
 
 from misrc.declare.interface import Retry
-from misrc.mint import inspection, jobs
-from misrc.mint.messages import MESSAGES
+from misrc.mint import jobs
+from misrc.mint.messages.catalog import MESSAGES
 from misrc.mint.module import checking, player
-from misrc.site import release, sweep
+from misrc.mint.site import inspection
+from misrc.site.runner import release, sweep
 from misrc.wire.grammar import Verb
 from misrc.wire.refusals import Refusal
 
@@ -270,8 +271,8 @@ def test_wrong_commands_in_other_blocks_are_seen(tmp_path: Path) -> None:
 
 
 def count_variables() -> int:
-    """How many variables a program gets: the keys of the dictionary that site/program.py makes."""
-    tree = ast.parse((ROOT / "src/misrc/site/program.py").read_text(encoding="utf-8"))
+    """How many variables a program gets: the keys of the dictionary that site/runner/program.py makes."""
+    tree = ast.parse((ROOT / "src/misrc/site/runner/program.py").read_text(encoding="utf-8"))
     tables = [node for node in ast.walk(tree) if isinstance(node, ast.Dict)]
     (table,) = [node for node in tables if any(getattr(key, "value", "") == "CALC_DIR" for key in node.keys)]
     return len(table.keys)

@@ -20,7 +20,7 @@ from misrc.job.codec import decode, dump_json, encode, parse_json
 from misrc.job.errors import BadRequest
 from misrc.job.interface import Interface
 from misrc.job.spec import JobSpec, parse_spec, render_spec
-from misrc.mint.messages import MESSAGES
+from misrc.mint.messages.catalog import MESSAGES
 from misrc.mint.module.call import Call, pair_words, parse_call
 from misrc.mint.module.checking import check_bytes
 from misrc.mint.module.document import parse_modules, render_modules

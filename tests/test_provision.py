@@ -12,7 +12,7 @@ from misrc.declare.inventory import load_sites, read_variables
 from misrc.declare.node import load_documents, render_node_config
 from misrc.declare.ssh import render_config
 from misrc.job.errors import BadRequest
-from misrc.mint.provision import derive_hosts, find_playbook, make_words
+from misrc.mint.site.provision import derive_hosts, find_playbook, make_words
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
 SITE = f"""---

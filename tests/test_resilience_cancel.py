@@ -27,7 +27,7 @@ from resilience import (
     declare,
     driven_by,
     finish,
-    keeper_pid,
+    monitor_pid,
     site_record,
     started,
     starts,
@@ -89,21 +89,21 @@ def test_a_stopped_workflow_cancels(stubborn: Site, tmp_path: Path, number: int)
     check_site(stubborn, job, "cancelled")
 
 
-@pytest.mark.parametrize("victims", ["supervisor", "keeper", "supervisor and keeper"])
+@pytest.mark.parametrize("victims", ["supervisor", "monitor", "supervisor and monitor"])
 def test_cancel_after_a_death(stubborn: Site, victims: str) -> None:
     """A cancel reaches everything that the job started, also when who looked after it has been killed before."""
     job = stubborn.submit("stubborn")
     child = escaped(stubborn)
-    keeper, supervisor = keeper_pid(stubborn, job), supervisor_pid(stubborn, job)
+    monitor, supervisor = monitor_pid(stubborn, job), supervisor_pid(stubborn, job)
     if "supervisor" in victims:
         os.kill(supervisor, signal.SIGKILL)
-    if "keeper" in victims:
-        os.kill(keeper, signal.SIGKILL)
+    if "monitor" in victims:
+        os.kill(monitor, signal.SIGKILL)
     done = stubborn.gate(f"cancel {job}".encode())
     assert done.reply.outcome is not None and done.reply.outcome.value == "cancelled", done
     assert not job_processes(job)
     # With both gone, a child that wiped its environment cannot be known any more (said in kernel.find_processes).
-    assert gone(child) or victims == "supervisor and keeper"
+    assert gone(child) or victims == "supervisor and monitor"
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
     check_site(stubborn, job, "cancelled")

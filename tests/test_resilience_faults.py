@@ -306,7 +306,7 @@ def test_transfers_die_at_the_site(struck_mint: Mint) -> None:
 
 
 # Whose points other tests strike: `fault_points.json` says which.
-ELSEWHERE = {"add", "rotate", "retire", "key", "delete", "sweep", "agent", "courier", "legacy", "api"}
+ELSEWHERE = {"add", "rotate", "retire", "key", "delete", "sweep", "agent", "transfer_worker", "legacy", "api"}
 
 
 def test_no_fault_point_is_missed(struck_mint: Mint) -> None:

@@ -22,8 +22,8 @@ from resilience import (
     finish,
     gate_pids,
     holder,
-    keeper_pid,
     kill,
+    monitor_pid,
     program_pid,
     site_record,
     started,
@@ -53,7 +53,7 @@ def wait_long(mint: Mint, site: Site, seconds: str = "7") -> tuple[subprocess.Po
 # -- somebody dies while the program runs ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("victim", ["gate", "supervisor", "keeper", "supervisor and gate"])
+@pytest.mark.parametrize("victim", ["gate", "supervisor", "monitor", "supervisor and gate"])
 def test_a_process_at_the_site_dies(mint: Mint, site: Site, victim: str) -> None:
     """Whichever process at the site is killed while the program runs, the call itself ends well."""
     process, job = wait_long(mint, site)
@@ -62,8 +62,8 @@ def test_a_process_at_the_site_dies(mint: Mint, site: Site, victim: str) -> None
         pids += gate_pids(site)
     if "supervisor" in victim:
         pids.append(supervisor_pid(site, job))
-    if "keeper" in victim:
-        pids.append(keeper_pid(site, job))
+    if "monitor" in victim:
+        pids.append(monitor_pid(site, job))
     assert pids and program_pid(site, job) in job_processes(job)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
@@ -77,9 +77,9 @@ def test_supervisor_and_keeper_die(mint: Mint, site: Site) -> None:
     """With both gone nobody can see how the program ends: it runs on undisturbed, and then the job is lost, once."""
     process, job = wait_long(mint, site)
     program = program_pid(site, job)
-    keeper = keeper_pid(site, job)
+    monitor = monitor_pid(site, job)
     os.kill(supervisor_pid(site, job), signal.SIGKILL)
-    os.kill(keeper, signal.SIGKILL)
+    os.kill(monitor, signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 5, errors
     assert "lost" in errors.splitlines()[-1]
@@ -92,9 +92,9 @@ def test_a_restartable_program_starts_again(site: Site, tmp_path: Path) -> None:
     """Only where the policy says `restartable` is such a job started a second time, and the ledger says so."""
     add_program(site, "again", 'sleep "$1"; echo finished > out.dat\n', restartable=True)
     job = site.submit("again", arguments={"seconds": "3"})
-    keeper = keeper_pid(site, job)
+    monitor = monitor_pid(site, job)
     os.kill(supervisor_pid(site, job), signal.SIGKILL)
-    os.kill(keeper, signal.SIGKILL)
+    os.kill(monitor, signal.SIGKILL)
     assert site.wait(job).reply.outcome is Outcome.SUCCEEDED
     check_site(site, job, count=2)
     assert [line["event"] for line in site.ledger() if line.get("job") == job].count("restart") == 1

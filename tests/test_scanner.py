@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from misrc.api import scanner as fast
+from misrc.api.legacy import scanner as fast
 from misrc.wire import scanner as slow
 from misrc.wire.bodies import Body, SourceChanged
 from misrc.wire.content import Blob, FileSource

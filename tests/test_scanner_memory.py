@@ -9,7 +9,7 @@ from misrc.wire.content import text_length
 
 MEASURE = """
 import sys
-from misrc.api.scanner import request_scanner
+from misrc.api.legacy.scanner import request_scanner
 from misrc.wire.legacy import Call
 from misrc.wire.scanner import TooLarge
 class Null:

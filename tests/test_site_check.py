@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import Mint, Site, make_mint, make_program, make_site
 
-from misrc.mint.probes import PROBES
+from misrc.mint.site.probes import PROBES
 
 FACTS = ["agreement", "host_key", "host_keys", "job_key", "gate", "site_id", "misrc", "python", "rsync"]
 FACTS += ["clock", "space", "programs", "ledger"]

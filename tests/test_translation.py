@@ -13,14 +13,14 @@ from conftest import CLEAN, MISRC
 from pages import ROOT
 
 from misrc import cli
-from misrc.mint.sentence_messages import SENTENCES
-from misrc.mint.translation import in_words
+from misrc.mint.messages.sentences import SENTENCES
+from misrc.mint.messages.translation import in_words
 
 SOURCE = ROOT / "src/misrc"
 # Rooms whose errors reach the people of MInt's side as they are.
 _JOB = ("arguments", "names", "windows", "authorized_keys", "manifest", "quantities", "codec", "receipt")
 SPEAKING = (
-    *sorted((SOURCE / "mint").glob("*.py")),
+    *sorted((SOURCE / "mint").rglob("*.py")),
     *sorted((SOURCE / "declare").glob("*.py")),
     *(SOURCE / "job" / f"{name}.py" for name in _JOB),
     *(

@@ -17,7 +17,7 @@ from server_double import TOKEN, DoubleJob, Handler, ServerDouble, make_certific
 from webmint import WebMint, make_web_mint
 
 from misrc.job.states import JobState, Outcome
-from misrc.mint import api_client
+from misrc.mint.link import api_client
 from misrc.wire import api
 
 MIB = 1 << 20

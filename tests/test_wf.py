@@ -21,7 +21,7 @@ from wf_scene import folder as folder
 from wf_scene import server as server
 
 from misrc.job.errors import MisrcError, Refused, Unreachable
-from misrc.mint.messages import say
+from misrc.mint.messages.catalog import say
 from misrc.wire.legacy_progress import Status
 
 

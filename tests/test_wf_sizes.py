@@ -74,8 +74,8 @@ class Drain(BaseHTTPRequestHandler):
 
 MEASURED = """
 import sys
-from misrc.mint import wf
-status = wf.main(sys.argv[1:])
+from misrc.mint.legacy import workflow
+status = workflow.main(sys.argv[1:])
 # Not ru_maxrss: that begins with the size of the process that started this one.
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(peak.split()[1], file=sys.stderr)

@@ -16,8 +16,8 @@ from wf_scene import server as server
 
 from misrc.job.errors import BadRequest, MisrcError
 from misrc.job.interface import Retry
-from misrc.mint.wf import Timing, parse_timing, parse_words
-from misrc.mint.wf_files import describe
+from misrc.mint.legacy.workflow import Timing, parse_timing, parse_words
+from misrc.mint.legacy.workflow_files import describe
 from misrc.wire.legacy_progress import Status
 
 

@@ -12,7 +12,7 @@ from predecessor.scene import SITE, TOKEN, certificate, program, write_ini
 from predecessor.server import Server
 
 from misrc.job.interface import Retry
-from misrc.mint.wf import Timing, Workflow, parse_words
+from misrc.mint.legacy.workflow import Timing, Workflow, parse_words
 from misrc.wire.legacy_progress import Status
 
 SCRIPT = Path(__file__).parent.parent / "scripts/mi-system-wf.py"

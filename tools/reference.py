@@ -30,8 +30,8 @@ from misrc.job.arguments import ArgumentRule
 from misrc.job.descriptions import describe
 from misrc.job.policy import JobKey, Limits, Policy, ProgramRule
 from misrc.job.states import JobState, Outcome
-from misrc.mint.messages import MESSAGES
-from misrc.site import desk
+from misrc.mint.messages.catalog import MESSAGES
+from misrc.site import commands
 from misrc.wire.api import ApiError
 from misrc.wire.grammar import MAX_WAIT_SECONDS, Verb
 from misrc.wire.refusals import Refusal
@@ -87,7 +87,7 @@ class Writer:
             [f"# {self.say('Reference')}", "", "<!-- tools/reference.py writes this page. -->", ""],
             [self.say("This page is made from the code of misrc by a program."), ""],
             self._commands("misrc", cli._parser(), self.say("Commands at MInt: misrc")),
-            self._commands("misrc-site.pyz", desk._parser(), self.say("Commands at the site: misrc-site.pyz")),
+            self._commands("misrc-site.pyz", commands._parser(), self.say("Commands at the site: misrc-site.pyz")),
             self._exit_codes(),
             self._declaration("Keys of the declaration: misrc_site", "misrc_site", Site),
             self._declaration("Keys of the API server's declaration", "server", Server),

@@ -11,9 +11,9 @@ from . import __version__
 from .job import faults
 from .job.errors import BadRequest, MisrcError
 from .job.secrecy import leave_no_core
+from .mint.messages.translation import Parser, in_words
 from .mint.module.words import add_module_commands
 from .mint.streams import complain, discard_output, open_standard_streams
-from .mint.translation import Parser, in_words
 
 
 def main(words: list[str] | None = None) -> int:
@@ -302,7 +302,7 @@ def _token_revoke(options: argparse.Namespace) -> int:
 
 def _provision(options: argparse.Namespace) -> int:
     from .mint.places import inventory_folder
-    from .mint.provision import make_words, run_playbook
+    from .mint.site.provision import make_words, run_playbook
 
     words = make_words(
         options.check, options.diff, options.limit, options.user, options.ask_become_pass, options.settings
@@ -320,7 +320,7 @@ def _signing_key(options: argparse.Namespace) -> int:
 def _bundle(options: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from .mint.bundle import write_bundle
+    from .mint.packaging.bundle import write_bundle
 
     print(f"{write_bundle(Path(options.output), options.api)}  SHA256SUMS of {options.output}")
     return 0
@@ -386,7 +386,7 @@ def _tend(options: argparse.Namespace) -> int:
 def _site_build(options: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from .mint.zipapp import write
+    from .mint.packaging.zipapp import write
 
     print(f"{write(Path(options.output))}  {options.output}")
     return 0
@@ -404,38 +404,38 @@ def _site_policy(options: argparse.Namespace) -> int:
 def _site_add(options: argparse.Namespace) -> int:
     from dataclasses import fields
 
-    from .mint.onboarding import AddRequest, add_site
+    from .mint.site.onboarding import AddRequest, add_site
 
     request = AddRequest(**{field.name: getattr(options, field.name) for field in fields(AddRequest)})
     return add_site(request, options.dry_run, options.json)
 
 
 def _site_show(options: argparse.Namespace) -> int:
-    from .mint.preview import show_site
+    from .mint.site.preview import show_site
 
     return show_site(options.site, options.inventory, options.policy, options.json)
 
 
 def _site_survey(options: argparse.Namespace) -> int:
-    from .mint.survey import write_survey
+    from .mint.site.survey import write_survey
 
     return write_survey(options.site, options.inventory, options.lang, options.format, options.output, options.json)
 
 
 def _site_check(options: argparse.Namespace) -> int:
-    from .mint.inspection import check_site
+    from .mint.site.inspection import check_site
 
     return check_site(options.site, options.inventory, options.json)
 
 
 def _site_rotate(options: argparse.Namespace) -> int:
-    from .mint.rotation import rotate_keys
+    from .mint.site.rotation import rotate_keys
 
     return rotate_keys(options.site, options.inventory, options.step, options.overlap, options.json)
 
 
 def _site_retire(options: argparse.Namespace) -> int:
-    from .mint.retirement import retire_site
+    from .mint.site.retirement import retire_site
 
     return retire_site(options.site, options.inventory, options.reason, options.force, options.json)
 

@@ -10,17 +10,17 @@ from ..wire import api
 from ..wire.api import ApiError
 from . import claims, records
 from .access import Who
-from .bells import site_topic
 from .call import Answer, Call, answer_value, parse_number
 from .claims import Asker
 from .database import Transaction
-from .openings import OPENINGS
+from .notifier import site_topic
 from .problems import Refused, malformed, unknown
 from .records import INPUT, Record
 from .service import Service
 from .spool import LOG, storage
 from .tokens import AGENT
 from .transfers import send_file
+from .unclaimed_jobs import UNCLAIMED
 
 MAX_TOLD = 20_000
 HURRY_SECONDS = 0.05
@@ -36,17 +36,17 @@ async def poll_site(service: Service, who: Who, call: Call, site: str) -> Answer
     """Work for this agent, as soon as there is any."""
     who.require_site(site)
     poll = await call.value(api.Poll, api.MAX_BODY_BYTES)
-    service.keeper.note_agent(site, who.user, poll)
+    service.housekeeper.note_agent(site, who.user, poll)
     loop = asyncio.get_running_loop()
     end, first = loop.time() + poll.wait, True
     while True:
-        with service.bells.listen((site_topic(site),)) as rung:
+        with service.notifier.subscribe((site_topic(site),)) as notified:
             work = await (_look if first else _look_again)(service, asker(service, who), site, poll)
             first = False
             left = end - loop.time()
-            if _is_news(service, poll.agent, work) or left <= 0 or service.bells.stopping:
+            if _is_news(service, poll.agent, work) or left <= 0 or service.notifier.stopping:
                 return answer_value(work)
-            await call.wait_for(rung, min(left, service.times.lease / 2))
+            await call.wait_for(notified, min(left, service.times.lease / 2))
         who = await service.access.find(call)  # a token that was revoked meanwhile
         who.require_site(site)
 
@@ -60,21 +60,21 @@ async def _look(service: Service, who: Asker, site: str, poll: api.Poll) -> api.
 
 
 async def _look_again(service: Service, who: Asker, site: str, poll: api.Poll) -> api.Work:
-    """After a ring. Without jobs in hand only a new one is news, and one look serves all agents of the site."""
+    """After a notification. Without jobs in hand only a new one is news, and one look serves all agents of the site."""
     if poll.holding:
         return await _look(service, who, site, poll)
-    if not await OPENINGS.reserve(service, who.user, site, poll.room):
+    if not await UNCLAIMED.reserve(service, who.user, site, poll.room):
         return api.Work()
     work = await service.database.write("claim", lambda tx: claims.take(tx, who, site, poll))
     if not work.claims:  # whoever was quicker had not reserved it; let the others look again
         await asyncio.sleep(HURRY_SECONDS)
-        service.bells.ring((site_topic(site),))
+        service.notifier.notify((site_topic(site),))
     return work
 
 
 def _is_news(service: Service, agent: str, work: api.Work) -> bool:
     """Whether to answer at once. Orders that this agent was told already are repeated, but not in a hurry."""
-    told = service.keeper.told
+    told = service.housekeeper.told
     orders = (work.cancel, work.close, work.lost)
     news = told.get(agent, ((), (), ())) != orders
     if news:

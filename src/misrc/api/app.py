@@ -18,8 +18,8 @@ from ..wire import api
 from ..wire.api import ApiError
 from . import routes
 from .call import Answer, Call, Gone, Receive, Send, answer_refusal
-from .old_calls import OldFace
-from .old_sites import HANDLERS
+from .legacy.calls import OldFace
+from .legacy.sites import HANDLERS
 from .problems import Refused, unknown
 from .proxies import find_client
 from .schema import JOBS

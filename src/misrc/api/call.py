@@ -208,11 +208,11 @@ class Call:
 
     # -- waiting -------------------------------------------------------------------------------------------------------
 
-    async def wait_for(self, rung: asyncio.Future[None], seconds: float) -> None:
-        """Until it rings, at most so long; raises Gone when the caller hangs up."""
+    async def wait_for(self, notified: asyncio.Future[None], seconds: float) -> None:
+        """Until it is notified, at most so long; raises Gone when the caller hangs up."""
         if self._hangup is None:
             self._hangup = asyncio.get_running_loop().create_task(self._hung_up())
-        await asyncio.wait((rung, self._hangup), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((notified, self._hangup), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if self._hangup.done():
             raise Gone
 

@@ -21,9 +21,9 @@ from ..wire import api
 from ..wire.api import ApiError
 from ..wire.replies import Progress
 from . import records
-from .bells import job_topic
 from .database import Transaction
 from .jobs import MAX_FILES
+from .notifier import job_topic
 from .problems import Refused, fenced, malformed, unknown
 from .records import INPUT, RESULT, FileRecord, Record
 from .schema import JOBS
@@ -256,4 +256,4 @@ def _keep_small(tx: Transaction, job: str, new: dict[str, bytes]) -> None:
         for name, data in new.items()
     ]
     records.add_files(tx, rows)
-    tx.ring(job_topic(job))
+    tx.notify(job_topic(job))

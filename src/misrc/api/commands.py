@@ -14,15 +14,15 @@ from ..job.codec import dump_json
 from ..job.errors import BadRequest
 from ..job.quantities import parse_duration
 from . import backup
-from .bells import Bells
 from .database import Database, Transaction
+from .notifier import Notifier
 from .tokens import Token, add_token, list_tokens, revoke_token
 
 T = TypeVar("T")
 
 
 def _with_store(config: str, work: Callable[[Transaction], T]) -> T:
-    database = Database(load_server(Path(config)).database, Bells())
+    database = Database(load_server(Path(config)).database, Notifier())
     database.prepare()
     try:
         return database.write_now(work)

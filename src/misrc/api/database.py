@@ -27,8 +27,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from ..job.errors import BadRequest
 from ..job.faults import reach
 from ..wire.api import ApiError
-from .bells import Bells
-from .news import News, PostgresNews, SqliteNews
+from .change_feed import ChangeFeed, PostgresFeed, SqliteFeed
+from .notifier import Notifier
 from .problems import Refused
 from .schema import CHANGES, migrate
 
@@ -57,7 +57,7 @@ class Transaction:
     now: float
     topics: list[str] = field(default_factory=list)
 
-    def ring(self, *topics: str) -> None:
+    def notify(self, *topics: str) -> None:
         """Tell whoever waits for these, once the change can be seen."""
         self.topics.extend(topic for topic in topics if topic not in self.topics)
 
@@ -75,16 +75,16 @@ class _Item(Generic[T]):
 class Database:
     """The job store's database, for one event loop."""
 
-    def __init__(self, url: str, bells: Bells) -> None:
+    def __init__(self, url: str, notifier: Notifier) -> None:
         self.origin = uuid.uuid4().hex[:12]
-        self.bells = bells
+        self.notifier = notifier
         self._postgres = url.startswith("postgresql://")
         self._writer, self._reader = make_engine(url, True), make_engine(url, False)
         self._queue: queue.SimpleQueue[_Item[Any] | None] = queue.SimpleQueue()
         self._readers = ThreadPoolExecutor(2 if self._postgres else 1, "misrc-read")
         self._thread = threading.Thread(target=self._write_all, name="misrc-write", daemon=True)
         self._url = url
-        self._news: News | None = None
+        self._feed: ChangeFeed | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def prepare(self) -> None:
@@ -101,17 +101,17 @@ class Database:
         """Begin to write, and to hear what other processes change."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
-        self._news = (
-            PostgresNews(self._url, self.origin, self.bells, connect_options(self._url))
+        self._feed = (
+            PostgresFeed(self._url, self.origin, self.notifier, connect_options(self._url))
             if self._postgres
-            else SqliteNews(self._url, self.origin, self.bells)
+            else SqliteFeed(self._url, self.origin, self.notifier)
         )
-        self._news.start(self._loop)
+        self._feed.start(self._loop)
 
     def close(self) -> None:
         """End; what was asked before is still written."""
-        if self._news is not None:
-            self._news.stop()
+        if self._feed is not None:
+            self._feed.stop()
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
@@ -211,7 +211,7 @@ class Database:
         if self._postgres:
             for topic in topics:
                 connection.execute(
-                    sqlalchemy.text("SELECT pg_notify('misrc', :news)"), {"news": f"{self.origin} {topic}"}
+                    sqlalchemy.text("SELECT pg_notify('misrc', :payload)"), {"payload": f"{self.origin} {topic}"}
                 )
         elif topics:
             connection.execute(CHANGES.insert(), [{"origin": self.origin, "topic": topic} for topic in topics])
@@ -219,7 +219,7 @@ class Database:
     def _tell(self, batch: list[_Item[Any]]) -> None:
         for item in batch:
             if item.error is None:
-                self.bells.ring(item.topics)
+                self.notifier.notify(item.topics)
             if item.future.done():
                 continue
             if item.error is None:

@@ -27,8 +27,8 @@ from ..job.states import JobState, Outcome
 from ..wire import api
 from ..wire.api import ApiError
 from . import records
-from .bells import site_topic
 from .database import Transaction
+from .notifier import site_topic
 from .problems import Refused, gone, malformed, unknown
 from .records import INPUT, RESULT, FileRecord, Record
 from .schema import JOBS
@@ -218,7 +218,7 @@ def cancel(tx: Transaction, user: str, job: str) -> Record:
         return record
     if record.agent is None:
         return records.end(tx, record, Outcome.CANCELLED, CANCELLED_HERE, cancel=True)
-    tx.ring(site_topic(record.site))
+    tx.notify(site_topic(record.site))
     return records.change(tx, record, cancel=True)
 
 
@@ -244,7 +244,7 @@ def shut(tx: Transaction, record: Record) -> Record:
 
 def returnable(record: Record, program: ProgramInterface | None) -> Callable[[str], bool]:
     """Which results count: those that the declaration names, or that a client of the predecessor asked for."""
-    from .old_jobs import registered_results
+    from .legacy.jobs import registered_results
 
     if record.old is not None:
         names = registered_results(record.old)

@@ -1,6 +1,6 @@
 """A job as the store holds it, and the one way to change it.
 
-Every change goes through `change` or `move`: both let the version grow and ring whoever waits; `move` alone sets the
+Every change goes through `change` or `move`: both let the version grow and notify whoever waits; `move` alone sets the
 state, along the transition table of `job/states.py`.
 """
 
@@ -19,8 +19,8 @@ from ..job.states import JobState, Outcome, check_transition
 from ..wire.legacy_files import MISSING_OUTPUT
 from ..wire.legacy_progress import Delivery
 from ..wire.replies import Progress
-from .bells import job_topic, site_topic
 from .database import Transaction
+from .notifier import job_topic, site_topic
 from .schema import FILES, GONE, JOBS
 
 INPUT, RESULT = "in", "out"
@@ -168,7 +168,7 @@ def bury(tx: Transaction, record: Record) -> None:
     tx.connection.execute(insert(GONE).values(job=record.job, owner=record.owner, deleted=tx.now))
     drop_files(tx, record.job)
     tx.connection.execute(delete(JOBS).where(JOBS.c.job == record.job))
-    tx.ring(job_topic(record.job))
+    tx.notify(job_topic(record.job))
 
 
 def buried_by(connection: Connection, job: str) -> str | None:
@@ -189,7 +189,7 @@ def move(tx: Transaction, record: Record, state: JobState, **values: Any) -> Rec
     for step in _way(record.state, state):
         check_transition(record.state, step)
         record = _write(tx, record, False, {"state": step, "since": tx.now, **(values if step is state else {})})
-    tx.ring(site_topic(record.site))
+    tx.notify(site_topic(record.site))
     return record
 
 
@@ -203,7 +203,7 @@ def _way(old: JobState, new: JobState) -> list[JobState]:
 def _write(tx: Transaction, record: Record, quiet: bool, values: dict[str, Any]) -> Record:
     if not quiet:
         values = {**values, "version": record.version + 1}
-        tx.ring(job_topic(record.job))
+        tx.notify(job_topic(record.job))
     if not values:
         return record
     tx.connection.execute(

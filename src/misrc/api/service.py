@@ -6,38 +6,23 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..declare.server import Server
 from .access import Access
-from .bells import Bells
 from .call import BodyRate
 from .database import Database
+from .housekeeping import Housekeeper
 from .jobs import returnable
+from .notifier import Notifier
 from .records import FileRecord, Record
 from .sites import Sites
 from .spool import Spool
-from .tending import Keeper
+from .times import Times
 from .tokens import TokenBook
 from .transfers import Transfers
 
 LOG = logging.getLogger("misrc.api")
-
-
-@dataclass(frozen=True)
-class Times:
-    """The declaration's durations, in seconds."""
-
-    lease: float
-    unreleased: float
-    untaken: float
-    legacy: float
-    legacy_claim: float
-    legacy_results: float
-    legacy_abnormal: float
-    fetched: float
-    ended: float
 
 
 class Service:
@@ -51,13 +36,13 @@ class Service:
         self.times = Times(**{name: float(value) for name, value in server.times.model_dump().items()})
         self.pace = BodyRate(limits.body_rate, limits.body_seconds)
         self.clock: Callable[[], float] = time.time
-        self.bells = Bells()
-        self.database = Database(server.database, self.bells)
+        self.notifier = Notifier()
+        self.database = Database(server.database, self.notifier)
         self.spool = Spool(Path(server.spool), int(limits.reserve))
         self.transfers = Transfers(self.spool)
         self.sites = Sites(server.inventory, server.ini)
         self.access = Access(server, TokenBook(self.database, self.clock), self.sites)
-        self.keeper = Keeper(self)
+        self.housekeeper = Housekeeper(self)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def prepare(self) -> None:
@@ -70,16 +55,16 @@ class Service:
         """Begin to work."""
         self._loop = asyncio.get_running_loop()
         self.database.start()
-        self.keeper.start(self._loop)
+        self.housekeeper.start(self._loop)
 
     def leave(self) -> None:
         """From a signal: whoever waits is answered at once."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self.bells.stop)
+            self._loop.call_soon_threadsafe(self.notifier.stop)
 
     async def stop(self) -> None:
         """End: what was begun is finished first."""
-        await self.keeper.stop()
+        await self.housekeeper.stop()
         self.database.close()
         self.transfers.close()
 

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, insert, select, update
 from ..declare.interface import API_USER
 from ..job.errors import BadRequest
 from ..job.names import SITE_ID
-from . import bells
+from . import notifier
 from .database import Database, Transaction
 from .schema import TOKENS
 
@@ -89,7 +89,7 @@ def add_token(
             expires=expires,
         )
     )
-    tx.ring(bells.TOKENS)
+    tx.notify(notifier.TOKENS)
     return secret
 
 
@@ -113,7 +113,7 @@ def revoke_token(tx: Transaction, name: str) -> None:
         raise BadRequest(f"there is no token named {name}")
     if row.revoked is None:
         tx.connection.execute(update(TOKENS).where(TOKENS.c.name == name).values(revoked=tx.now))
-        tx.ring(bells.TOKENS)
+        tx.notify(notifier.TOKENS)
 
 
 def list_tokens(connection: Connection) -> list[Token]:
@@ -142,7 +142,7 @@ class TokenBook:
 
     async def find(self, secret: bytes) -> Token | None:
         """The token that counts now, or None; looked up by its digest."""
-        stamp = self._database.bells.stamp(bells.TOKENS)
+        stamp = self._database.notifier.stamp(notifier.TOKENS)
         if stamp != self._stamp:
             known = await self._database.read(list_tokens)
             self._known, self._stamp = {token.digest: token for token in known}, stamp

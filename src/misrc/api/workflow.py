@@ -9,8 +9,8 @@ from ..wire import api
 from ..wire.api import ApiError
 from . import jobs, records
 from .access import Who
-from .bells import job_topic
 from .call import Answer, Call, answer_value, parse_number
+from .notifier import job_topic
 from .problems import Refused, gone, malformed, unknown
 from .records import RESULT, Record
 from .service import Service
@@ -67,12 +67,12 @@ async def wait_for_version(service: Service, who: Who, call: Call, job: str, ver
     loop = asyncio.get_running_loop()
     end = loop.time() + wait
     while True:
-        with service.bells.listen((job_topic(job),)) as rung:
+        with service.notifier.subscribe((job_topic(job),)) as notified:
             record = await service.database.read(lambda c: jobs.own(c, who.user, job))
             left = end - loop.time()
-            if record.version > version or left <= 0 or service.bells.stopping:
+            if record.version > version or left <= 0 or service.notifier.stopping:
                 return record
-            await call.wait_for(rung, left)
+            await call.wait_for(notified, left)
         await service.access.find(call)  # a token that was revoked meanwhile
 
 
@@ -102,7 +102,7 @@ async def close_job(service: Service, who: Who, call: Call, job: str) -> Answer:
     """MInt has what it needs."""
     await call.value(api.Nothing, api.MAX_BODY_BYTES)
     record = await service.database.write("close", lambda tx: jobs.close(tx, who.user, job))
-    service.keeper.wake()
+    service.housekeeper.wake()
     return await show(service, record)
 
 

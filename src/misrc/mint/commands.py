@@ -15,9 +15,9 @@ from ..wire.replies import Reply
 from .display import Display
 from .jobs import JobStore, MintJob, derive_job_id, list_jobs, require_job
 from .launch import Play
-from .link import Link
-from .links import make_link
-from .messages import say
+from .link.link import Link
+from .link.links import make_link
+from .messages.catalog import say
 from .reasons import explain_waiting
 from .request import RunRequest, check_request, refuse_expired
 from .run import cancel_job, resume, run

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from ..job.quantities import format_size
-from .messages import say
+from .messages.catalog import say
 from .reasons import explain_waiting
 from .streams import complain
 

@@ -12,7 +12,7 @@ from ..wire.refusals import Refusal
 from ..wire.replies import Reply
 from .answers import INPUTS, note_accepted, note_answer
 from .jobs import JobStore, MintJob
-from .link import Link
+from .link.link import Link
 
 
 def start(store: JobStore, link: Link) -> MintJob:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ..job.errors import BadRequest, MisrcError
 from ..job.manifest import Entry, Manifest, hash_descriptor, make_manifest
 from .jobs import InputFile
-from .messages import say
+from .messages.catalog import say
 
 
 class Hashing:

@@ -24,7 +24,7 @@ from ..job.names import NameRefused, check_result_name, is_job_id
 from ..job.records import write_json, write_record
 from ..job.spec import ORIGIN
 from ..job.states import JobState, Outcome, check_transition
-from .messages import say
+from .messages.catalog import say
 from .places import state_folder
 
 RECORD = "job.json"

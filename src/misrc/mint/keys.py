@@ -20,8 +20,8 @@ from ..job.faults import reach
 from ..job.public_keys import fingerprint as fingerprint
 from ..job.public_keys import parse_public_key
 from ..job.records import write_record
-from .link import last_line
-from .messages import say
+from .link.link import last_line
+from .messages.catalog import say
 
 KEYGEN = "/usr/bin/ssh-keygen"
 MAX_KEY_BYTES = 16 << 10

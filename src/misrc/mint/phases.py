@@ -20,8 +20,8 @@ from . import execution, retrieval, staging
 from .answers import tell_program
 from .jobs import FAILURE, JobStore
 from .launch import die_with_parent
-from .link import Link
-from .links import join_link
+from .link.link import Link
+from .link.links import join_link
 from .sites import load_site
 
 # How long the first play stays for a short program, in seconds.

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ..job.errors import BadRequest
-from .messages import say
+from .messages.catalog import say
 
 
 def state_folder() -> Path:

@@ -6,7 +6,7 @@ import re
 import time
 
 from ..wire.reasons import parse_waiting
-from .messages import language, say
+from .messages.catalog import language, say
 
 # Said at MInt's side of a site that is reached through the API server.
 WAITS_AGENT = "waits:agent"

@@ -15,7 +15,7 @@ from ..job.interface import REQUIRED, Interface, ProgramInterface
 from ..job.names import NameRefused, NameSet, check_distinct, check_input_name
 from ..job.quantities import format_size
 from .jobs import InputFile, MintJob, find_origin, identify_call
-from .messages import say
+from .messages.catalog import say
 from .places import inventory_folder
 from .sites import load_site
 

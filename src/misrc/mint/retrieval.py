@@ -32,8 +32,8 @@ from ..job.states import JobState, Outcome
 from . import announcement
 from .answers import INPUTS, MANIFEST, RECEIPT, SIGNATURE
 from .jobs import LOG, JobStore, MintJob
-from .link import Link
-from .messages import say
+from .link.link import Link
+from .messages.catalog import say
 
 MAX_FILES = 10**6
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC

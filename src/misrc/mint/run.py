@@ -31,9 +31,9 @@ from . import execution
 from .display import Display, format_elapsed
 from .jobs import FAILURE, PAUSED, PROGRESS, InputFile, JobStore, MintJob, derive_job_id
 from .launch import Play, Turn
-from .link import Link
-from .links import make_link
-from .messages import say
+from .link.link import Link
+from .link.links import make_link
+from .messages.catalog import say
 from .request import RunRequest, check_request, refuse_expired
 from .retrieval import copy_whole, missing_outputs
 from .sites import load_site

@@ -13,8 +13,8 @@ from pathlib import Path
 from ..job.errors import BadRequest, MisrcError
 from ..job.spec import NAMESPACE
 from . import keys
-from .link import last_line
-from .messages import say
+from .link.link import last_line
+from .messages.catalog import say
 from .places import config_folders, next_identity
 
 # No site can have this name: a site's id has no underscore.

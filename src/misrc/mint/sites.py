@@ -17,7 +17,7 @@ from ..job.codec import CodecError, decode, parse_json
 from ..job.errors import BadRequest
 from ..job.interface import Interface
 from ..job.records import write_record
-from .messages import say
+from .messages.catalog import say
 from .places import state_folder
 
 

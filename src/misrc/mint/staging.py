@@ -22,8 +22,8 @@ from .announcement import announce
 from .answers import INPUTS, RECEIPT, note_accepted, note_answer, tell_program
 from .hashing import Hashing
 from .jobs import InputFile, JobStore, MintJob
-from .link import Link
-from .messages import say
+from .link.link import Link
+from .messages.catalog import say
 
 _INLINE_FILES = 64
 

@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, Iterator
 
 from ..job.manifest import Entry, Manifest, hash_descriptor, identify
 from ..wire.refusals import Denied, Refusal
-from . import door, files
+from . import files, transfer_state
 from .jobs import JobFolder
 
 # From so many files on, a second process pays for itself.
@@ -20,7 +20,7 @@ def check_inputs(job: JobFolder, manifest: Manifest) -> None:
     with files.opened(job.sub("in")) as folder:
         if set(os.listdir(folder)) != {entry.name for entry in manifest}:
             raise Denied(Refusal.INPUTS, "other files arrived than were announced")
-        found = door.read_found(job)
+        found = transfer_state.read_found(job)
         if len(manifest) < _SHARED_FROM:
             _check_files(folder, manifest, found)
             return

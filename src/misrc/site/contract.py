@@ -16,7 +16,7 @@ from ..job.policy import Policy
 from ..wire.reasons import Waiting
 from ..wire.refusals import Denied, Refusal
 from . import files
-from .tally import count_today
+from .daily_usage import count_today
 
 # Files without content in the ledger's folder, which a full disk does not keep from being made.
 FROZEN = "frozen"

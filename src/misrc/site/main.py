@@ -24,18 +24,18 @@ def main(arguments: Optional[List[str]] = None) -> int:
         kernel.do_without_linux()
         words = words[1:]
     if words[:1] == ["gate"]:
-        from .gate import main as serve
+        from .gate.gate import main as serve
 
         # All is said and synced, and the client waits for this process: it is not taken down object by object.
         os._exit(serve(words[1:], Home.locate(prefix)))
     if words[:1] == ["agent"]:
-        from .agent_command import main as serve_agent
+        from .agent.command import main as serve_agent
 
         return serve_agent(words[1:], Home.locate(prefix))
     if words[:1] and words[0] in ("runner", "supervise", "mark", "keep", "recover"):
-        from .host_commands import main as serve_host
+        from .runner.commands import main as serve_host
 
         return serve_host(words, Home.locate(prefix))
-    from .desk import main as serve_people
+    from .commands import main as serve_people
 
     return serve_people(words, prefix)

@@ -8,33 +8,33 @@ from typing import Optional, Tuple
 from ..job.policy import Policy
 from ..wire.refusals import Denied, Refusal
 from .contract import Contract
-from .counter import Counter
 from .home import Home, open_work_root, read_policy
 from .ledger import Ledger
-from .release import Releaser
-from .runner import Runner
+from .operations import Operations
+from .runner.release import Releaser
+from .runner.runner import Runner
 
 
 def open_ledger(home: Home, **actor: str) -> Ledger:
     """The ledger itself, or in a root install the service that alone writes it."""
     if home.of_host:
-        from .runner_client import RemoteLedger
+        from .runner.client import RemoteLedger
 
         return RemoteLedger(home.state, **actor)
     return Ledger(home.state, **actor)
 
 
-def open_counter(home: Home, site: str, policy: Policy, root: int, ledger: Ledger) -> Counter:
-    """The counter of this site; `root` is its work root, open."""
+def open_operations(home: Home, site: str, policy: Policy, root: int, ledger: Ledger) -> Operations:
+    """The operations of this site; `root` is its work root, open."""
     ledger.contract = Contract(policy)
     runner: Runner
     if home.of_host:
-        from .runner_client import ServiceRunner
+        from .runner.client import ServiceRunner
 
         runner = ServiceRunner(policy, ledger)
     else:
         runner = Runner(policy, root, ledger, Releaser(site, policy, home.key, ledger))
-    return Counter(site, policy, root, runner)
+    return Operations(site, policy, root, runner)
 
 
 class Premises:
@@ -44,21 +44,21 @@ class Premises:
         self._home = home
         self._site = site
         self._actor = actor
-        self._counter: Optional[Counter] = None
+        self._operations: Optional[Operations] = None
         self._stamp: Tuple[int, ...] = ()
 
-    def counter(self) -> Counter:
-        """The counter under the policy as it is now; Denied where that cannot be trusted."""
+    def operations(self) -> Operations:
+        """The operations under the policy as it is now; Denied where that cannot be trusted."""
         stamp = self._look()
-        if self._counter is None or stamp != self._stamp:
+        if self._operations is None or stamp != self._stamp:
             policy = read_policy(self._home)
             root = open_work_root(policy)
-            if self._counter is not None:
-                os.close(self._counter.root)
+            if self._operations is not None:
+                os.close(self._operations.root)
             ledger = open_ledger(self._home, site=self._site, **self._actor)
-            self._counter = open_counter(self._home, self._site, policy, root, ledger)
+            self._operations = open_operations(self._home, self._site, policy, root, ledger)
             self._stamp = stamp
-        return self._counter
+        return self._operations
 
     def _look(self) -> Tuple[int, ...]:
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ...declare.module_rules import normalize
 from ...job.errors import BadRequest
-from ..messages import say
+from ..messages.catalog import say
 from .ports import IN, Port
 
 MAX_VALUE_BYTES = 4096

@@ -16,7 +16,7 @@ from typing import Any
 from lxml import etree
 
 from ...job.errors import BadRequest
-from ..messages import say
+from ..messages.catalog import say
 from . import document
 from .findings import ERROR, Finding, find
 from .rules import check_rules

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...job.errors import BadRequest
-from ..declarations import find_declaration
-from ..messages import say
+from ..messages.catalog import say
+from ..site.declarations import find_declaration
 from .checking import check_bytes, check_file, read_file
 from .document import parse_modules, render_modules
 from .findings import ERROR

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..messages import say
+from ..messages.catalog import say
 
 ERROR = "error"
 WARNING = "warning"

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 
 from ...declare.module_rules import NODE_GROUP, normalize
 from ...job.errors import BadRequest, JobCancelled, ProgramFailed
-from ..messages import say
+from ..messages.catalog import say
 from ..retrieval import copy_whole
 from ..run import Stopped, stoppable
 from .call import pair_words

@@ -21,8 +21,8 @@ from typing import Any
 
 from ...declare.inventory import parse_site, read_variables, render_variables
 from ...job.errors import BadRequest, MisrcError
-from ..messages import say
-from ..zipapp import write
+from ..messages.catalog import say
+from ..packaging.zipapp import write
 
 SITE = "practice"
 START_SECONDS = 10

@@ -14,7 +14,7 @@ from ...job.errors import BadRequest
 from ...job.interface import Interface
 from ..commands import run_job
 from ..launch import Play
-from ..messages import say
+from ..messages.catalog import say
 from ..places import inventory_folder
 from ..request import RunRequest
 from ..sites import load_sites

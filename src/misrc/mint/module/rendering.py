@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from ...declare.module_rules import NODE_GROUP
 from ...job.errors import BadRequest
 from ...job.interface import Interface, ModuleInterface
-from ..messages import say
+from ..messages.catalog import say
 from .document import NIL, Module, ModuleFile, Resources
 from .document import Port as DocumentPort
 from .ports import IN, OUT, Port, list_ports

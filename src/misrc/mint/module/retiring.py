@@ -13,7 +13,7 @@ from pathlib import Path
 from xml.parsers import expat
 
 from ...job.errors import BadRequest
-from ..messages import say
+from ..messages.catalog import say
 from . import document
 from .checking import check_bytes, read_file
 from .findings import ERROR

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...declare import module_rules
-from ..messages import say
+from ..messages.catalog import say
 from . import document
 from .findings import ERROR, WARNING, Finding, find
 

@@ -16,7 +16,7 @@ from ...job.interface import ModuleInterface, ProgramInterface
 from ...job.names import NameSet
 from ..display import Display
 from ..launch import Play
-from ..messages import say
+from ..messages.catalog import say
 from ..places import inventory_folder
 from ..request import RunRequest
 from ..retrieval import copy_whole

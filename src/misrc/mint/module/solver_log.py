@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from ..messages import say
+from ..messages.catalog import say
 from .identity import RunIdentity
 
 ACCOUNT = "misystem"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...job.errors import BadRequest, ProgramFailed
-from ..messages import say
+from ..messages.catalog import say
 
 STOP_SECONDS = 5
 # What only `misrc run` needs.

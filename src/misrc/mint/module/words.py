@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from ..translation import Parser
+from ..messages.translation import Parser
 
 
 def add_module_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -80,7 +80,7 @@ def _module_retire(options: argparse.Namespace) -> int:
 
 def _module_practice(options: argparse.Namespace) -> int:
     from ...job.errors import BadRequest
-    from ..messages import say
+    from ..messages.catalog import say
     from .practice import start_practice, stop_practice
 
     if options.stop:

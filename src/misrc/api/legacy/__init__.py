@@ -1,0 +1,1 @@
+"""The predecessor's calls on the same store, and the server under its old name."""

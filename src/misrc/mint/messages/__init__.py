@@ -1,0 +1,1 @@
+"""What MInt's side says to people, in English and Japanese."""

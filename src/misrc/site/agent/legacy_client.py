@@ -1,0 +1,129 @@
+"""The site's calls to a server of the predecessor, over one connection, tried again as declared.
+
+The predecessor refuses a repeated call, because its state has moved on with the first: where an answer was lost, a
+refusal of the repetition therefore says that the first call was done.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any, Callable, List, Optional
+
+from ...job.codec import CodecError
+from ...wire.bodies import Body
+from ...wire.legacy import INPUTS_PLACE, CalcParams, CalcRequest, Request, render_request
+from ...wire.legacy_answers import LegacyRefused, parse_note, parse_ok, parse_params, parse_work
+from ...wire.legacy_files import CalcInfo
+from ...wire.scanner import Limits, Scanner, Sink
+from .claim import backoff
+from .http_channel import Channel, ChannelError, TlsRefused
+
+_SMALL = 4 << 20
+
+
+class GaveUp(Exception):
+    """The server could not be asked, as often as was declared; or it said no where nothing else can be done."""
+
+
+class Forbidden(GaveUp):
+    """The server said no, and asking again will not help."""
+
+
+class LegacyClient:
+    """Calls with retries: `count` further tries, `interval` seconds apart; None: for ever, later each time."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        count: Optional[int],
+        interval: float,
+        say: Callable[[str], None],
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._channel = channel
+        self._count = count
+        self._interval = interval
+        self._say = say
+        self._pause = pause
+
+    @property
+    def goes_on_for_ever(self) -> bool:
+        """Whether it never gives up."""
+        return self._count is None
+
+    def find_work(self, site: str) -> Optional[str]:
+        """The id of the oldest job for this site, or None. Whatever the server says instead is "none now"."""
+        try:
+            return parse_work(self._try(CalcRequest(site), [], None))
+        except (CodecError, LegacyRefused):
+            return None
+
+    def fetch(self, accept_id: str, site: str, open_sink: Callable[[Any], Sink], limit: int) -> CalcInfo:
+        """What was registered; the contents of inputs go to sinks, `limit` bytes of them in all."""
+        request = CalcParams(accept_id, site)
+        try:
+            return parse_params(self._try(request, [INPUTS_PLACE], open_sink, limit))
+        except LegacyRefused as refused:
+            raise Forbidden(f"calc-params is refused with code {str(refused.code)[:8]!a}") from None
+
+    def tell(self, request: Request, repeated: bool = False) -> None:
+        """One step. `repeated`: it may have been made before, by an agent that did not see the answer."""
+        tries: List[int] = [1 if repeated else 0]
+        try:
+            parse_ok(self._try(request, [], None, tries=tries))
+        except LegacyRefused as refused:
+            if tries[0] <= (0 if repeated else 1):
+                raise Forbidden(f"{request.call.value} is refused with code {str(refused.code)[:8]!a}") from None
+
+    def _try(
+        self,
+        request: Request,
+        places: Any,
+        open_sink: Optional[Callable[[Any], Sink]],
+        limit: int = 0,
+        tries: Optional[List[int]] = None,
+    ) -> Any:
+        failures = 0
+        while True:
+            try:
+                if tries is not None:
+                    tries[0] += 1
+                return self._once(request, places, open_sink, limit)
+            except TlsRefused as error:
+                raise GaveUp(str(error.strerror)) from None
+            except (ChannelError, CodecError) as error:
+                said = getattr(error, "strerror", None) or "the answer is not the predecessor's"
+            if self._count is not None and failures >= self._count:
+                raise GaveUp(f"{request.call.value}: {said}")
+            self._say(f"{request.call.value}: {said}; trying again")
+            self._pause(self._wait(failures))
+            failures += 1
+
+    def _wait(self, failures: int) -> float:
+        if self._count is None:
+            return backoff(failures, 1.0)
+        return float(self._interval * random.uniform(1.0, 1.1))
+
+    def _once(self, request: Request, places: Any, open_sink: Optional[Callable[[Any], Sink]], limit: int) -> Any:
+        rendered = render_request(request)
+        body = Body(rendered.document) if rendered.document is not None else b""
+        scanner = Scanner(places, open_sink or _no_sink, Limits(total=limit or None))
+        pieces = body if isinstance(body, Body) else ()
+        try:
+            status = self._channel.exchange(
+                rendered.method, rendered.target, pieces, len(body), scanner.feed, limit * 4 // 3 + limit // 8 + _SMALL
+            )
+            if status >= 500 or status in (408, 429):
+                raise ChannelError(0, f"the server answers with status {status}")
+            document = scanner.finish()
+        finally:
+            scanner.abort()
+        if places and not (isinstance(document, dict) and "errors" in document):
+            return document
+        parse_note(document)
+        return document
+
+
+def _no_sink(path: Any) -> Sink:
+    raise CodecError("an answer with files where none belong")

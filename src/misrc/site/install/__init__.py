@@ -1,0 +1,1 @@
+"""Installing at the site, with root and without."""
