@@ -178,6 +178,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "{site} ({address}) cannot be reached: {why}; ask {contact}",
         "{site} ({address}) に接続できません: {why}。連絡先: {contact}",
     ),
+    "retry.pause": (
+        "{why}; trying again in {seconds} s (tries left: {left})",
+        "{why}。{seconds} 秒後に再試行します (残り {left} 回)",
+    ),
     "ssh.protocol": (
         "{site} ({address}) does not answer as misrc's gate does: {why}; ask {contact}",
         "{site} ({address}) の応答がmisrcのゲートのものではありません: {why}。連絡先: {contact}",
