@@ -33,6 +33,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "{path} is not empty; name a new folder, or a file that ends with .tar",
         "{path} は空ではありません。新しいフォルダか .tar で終わるファイル名を指定してください",
     ),
+    "extra.missing": (
+        "{module} is not installed here; the API server needs more than misrc itself: pip install 'misrc[api]'",
+        "{module} がインストールされていません。APIサーバーには追加のパッケージが必要です: pip install 'misrc[api]'",
+    ),
     "bundle.write": ("{path} cannot be written: {why}", "{path} に書き込めません: {why}"),
     "program.unknown": (
         "site '{site}' has no program '{program}'; declared: {known}",
