@@ -136,6 +136,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "the program did not return the required output '{name}' (job {job}); ask {contact}",
         "必須の出力 '{name}' が返却されませんでした (ジョブ {job})。連絡先: {contact}",
     ),
+    "job.copy_missing": (
+        "the optional result '{name}' did not come: nothing was copied to {path}",
+        "任意の結果 '{name}' は返却されませんでした。{path} へのコピーはありません",
+    ),
     "job.cancelled": ("cancelled: job {job}", "キャンセルしました: ジョブ {job}"),
     "job.stopped": (
         "{site} stopped job {job}: the site is frozen; ask {contact}",

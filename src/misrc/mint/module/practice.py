@@ -55,7 +55,7 @@ def start_practice(place: str, program: str, path: str, declaration: str) -> int
     declared = read_variables(Path(declaration))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     port = _free_port()
-    _write_declaration(folder, port, {program: declared})
+    _write_declaration(folder, port, {program: declared}, Path(declaration))
     stop_practice(place)
     _install(folder, program, Path(path).absolute(), declared)
     _start_sshd(folder, port)
@@ -90,8 +90,8 @@ def _make_key(path: Path) -> str:
     return " ".join(path.with_name(path.name + ".pub").read_text(encoding="ascii").split()[:2])
 
 
-def _write_declaration(folder: Path, port: int, programs: dict[str, Any]) -> None:
-    """MInt's declaration, with the program as its author declares it; BadRequest names a wrong key."""
+def _write_declaration(folder: Path, port: int, programs: dict[str, Any], source: Path) -> None:
+    """MInt's declaration, with the program as its author declares it in `source`; BadRequest names a wrong key there."""
     site = {
         "id": SITE,
         "method": "ssh",
@@ -104,7 +104,7 @@ def _write_declaration(folder: Path, port: int, programs: dict[str, Any]) -> Non
     }
     variables = {"misrc_identity": str(folder / "job_key"), "misrc_site": site}
     path = folder / "inventory/host_vars" / f"{SITE}.yml"
-    parse_site(variables, path)
+    parse_site(variables, source)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("---\n" + render_variables(variables), encoding="utf-8")
 
