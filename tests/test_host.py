@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import re
 import shutil
 import subprocess
+import uuid
 from pathlib import Path
 
 import pytest
@@ -237,6 +239,44 @@ def test_a_policy_is_checked_before_it_is_installed(site: Site, tmp_path: Path) 
     wrong.write_text(json.dumps({**site.policy, "colour": "red"}))
     done = site.people("policy", "check", str(wrong), check=False)
     assert done.returncode == 2 and "colour" in done.stderr
+    wrong.write_text('{\n  "work_root": "/w",\n  "programs": {},\n}\n')
+    done = site.people("policy", "check", str(wrong), check=False)
+    assert done.returncode == 2 and "not JSON" in done.stderr and "at line 4, column 1" in done.stderr
+
+
+def test_a_policy_whose_programs_would_not_run_says_so(site: Site, tmp_path: Path) -> None:
+    """`policy check` and `install` name each program that would be refused at its start, and why; others they do not."""
+    good = next(iter(site.policy["programs"].values()))["path"]
+    writable = tmp_path / "writable"
+    writable.write_text("#!/bin/sh\n")
+    writable.chmod(0o777)
+    paths = {"good": good, "gone": str(tmp_path / "gone"), "writable": str(writable)}
+    programs = {name: {"path": path, "returns": []} for name, path in paths.items()}
+    policy = tmp_path / "policy.json"
+    policy.write_text(json.dumps({**site.policy, "programs": programs}))
+    done = site.people("policy", "check", str(policy))
+    assert [line.split()[1] for line in done.stderr.splitlines()] == ["programs.gone", "programs.writable"]
+    assert done.stderr.count("(E13)") == 2 and "No such file" in done.stderr
+    shown = site.people("install", "--site", site.name, "--policy", str(policy), "--dry-run").stdout
+    assert [line.split(":")[0].strip() for line in shown.splitlines() if "does not run" in line] == ["gone", "writable"]
+
+
+def test_mistakes_at_the_site_are_one_line(site: Site, tmp_path: Path) -> None:
+    """What is not there, not installed, or asked of nobody: one line that names it, without a traceback or a number."""
+    bare = dataclasses.replace(site, root=tmp_path / "bare")
+    bare.root.mkdir()
+    shutil.copy(site.root / "misrc-site.pyz", bare.root)
+    for at, words, said in (
+        (site, ("policy", "check", "/nowhere.json"), "/nowhere.json: No such file or directory"),
+        (site, ("release", str(uuid.uuid4())), "no such job"),
+        (bare, ("install", "--site", "other", "--policy", "/nowhere.json"), "/nowhere.json: No such file or directory"),
+        (bare, ("install", "--site", "other", "--policy", str(site.root / "policy.json")), "--yes"),
+        (bare, ("jobs",), "`install`"),
+        (bare, ("ledger", "show"), "ledger.jsonl: No such file or directory"),
+    ):
+        done = at.people(*words, check=False)
+        assert done.returncode == 2 and said in done.stderr, (words, done.stderr)
+        assert len(done.stderr.splitlines()) == 1 and "Errno" not in done.stderr, done.stderr
 
 
 @pytest.mark.quick

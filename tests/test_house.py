@@ -40,7 +40,7 @@ ALLOWED_AT_SITE = {
     "operations": {"core", "runner"},
     "gate": {"core", "runner", "operations"},
     "agent": {"core", "runner", "operations"},
-    "install": {"core"},
+    "install": {"core", "runner"},
     "commands": {"core", "runner", "operations", "gate", "agent", "install"},
 }
 

@@ -225,6 +225,16 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+def test_japanese_lines_are_joined_without_a_space(built: Path) -> None:
+    """A line that ends within a Japanese sentence leaves no gap in the page; in English the words stay apart."""
+    gap = re.compile("[ぁ-んァ-ヶ一-龠]\\n[ぁ-んァ-ヶ一-龠]")
+    pages = [path.read_text(encoding="utf-8") for path in (built / "ja").glob("*.html")]
+    paragraphs = [text for page in pages for text in re.findall(r"(?s)<p>(.*?)</p>", page)]
+    assert len(paragraphs) > 100 and [text for text in paragraphs if gap.search(text)] == []
+    assert any(gap.search(path.read_text(encoding="utf-8")) for path in (DOCS / "ja").glob("*.md")), "sources have such"
+    assert re.search(r"(?s)<p>[^<]*[a-z]\n[a-z]", (built / "en/index.html").read_text(encoding="utf-8"))
+
+
 def test_built_pages_lead_nowhere_but_to_each_other(built: Path) -> None:
     """Every link and anchor of every page leads somewhere; nothing is loaded from a network."""
     pages = {path: Links(path) for path in built.rglob("*.html")}

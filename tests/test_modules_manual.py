@@ -43,9 +43,10 @@ def describe(kind: type[Strict]) -> list[tuple[str, str, str]]:
     return found
 
 
-def test_a_new_module_in_at_most_ten_commands(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["", " --webapi"], ids=["ssh", "webapi"])
+def test_a_new_module_in_at_most_ten_commands(tmp_path: Path, way: str) -> None:
     """From nothing to a played run of a new program, by the manual alone, in one shell: the right coefficients."""
-    walk = commands(ENGLISH)
+    walk = [words.replace("module practice", f"module practice{way}") for words in commands(ENGLISH)]
     assert 5 < len(walk) <= 10
     environment = {**CLEAN, "PATH": f"{Path(MISRC).parent}:{CLEAN['PATH']}", "HOME": str(tmp_path)}
     script = "set -e\n" + "\n".join(walk) + "\n"
@@ -56,6 +57,8 @@ def test_a_new_module_in_at_most_ten_commands(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert "good (modules: 1, warnings: 0)" in done.stdout
         assert (tmp_path / "fit/coefficients.txt").read_text(encoding="utf-8") == "a = 2.0000, b = 2.0000\n"
+        declared = (tmp_path / "fit/practice/inventory/host_vars/practice.yml").read_text(encoding="utf-8")
+        assert ("method: webapi" in declared) is bool(way)
         last = "a = 2.0000, b = 2.0000"
         assert last in ENGLISH.read_text(encoding="utf-8") and last in JAPANESE.read_text(encoding="utf-8")
         check_argument(tmp_path / "fit", environment)
@@ -141,7 +144,7 @@ def test_the_message_on_the_page_is_the_one_that_is_given(tmp_path: Path) -> Non
 
 
 def test_a_practice_site_takes_a_changed_program_and_refuses_what_it_cannot_run(tmp_path: Path) -> None:
-    """Called again it serves the new program; a file that is not executable, or a wrong declaration, is an error."""
+    """Called again it serves the new program, also the other way; what cannot run or is declared wrong is an error."""
     environment = {**CLEAN, "MISRC_INVENTORY": str(tmp_path / "p/inventory"), "MISRC_STATE": str(tmp_path / "p/state")}
 
     def misrc(*words: str) -> subprocess.CompletedProcess[str]:
@@ -155,14 +158,14 @@ def test_a_practice_site_takes_a_changed_program_and_refuses_what_it_cannot_run(
         program.write_text("#!/bin/sh\necho 1 > out.dat\n", encoding="utf-8")
         assert misrc(*up).returncode == 2
         program.chmod(0o755)
-        for number in ("1", "2"):
+        for number, *way in (("1",), ("2",), ("3", "--webapi"), ("4", "--webapi"), ("5",)):
             program.write_text(f"#!/bin/sh\necho {number} > out.dat\n", encoding="utf-8")
-            assert misrc(*up).returncode == 0
+            assert misrc(*up, *way).returncode == 0
             done = misrc("run", "practice", "one", "--results", "out", "--new")
             assert done.returncode == 0, done.stderr
             assert (tmp_path / "out/out.dat").read_text(encoding="utf-8") == f"{number}\n"
         declared.write_text("output: {}\n", encoding="utf-8")
         refused = misrc(*up)
-        assert refused.returncode == 2 and "output" in refused.stderr
+        assert refused.returncode == 2 and refused.stderr.startswith("misrc: declared.yml: ") and "output" in refused.stderr
     finally:
         assert misrc("module", "practice", "--folder", "p", "--stop").returncode == 0

@@ -155,6 +155,21 @@ def test_sshd_is_down_while_the_program_runs(mint: Mint, site: Site) -> None:
     check_site(site, job)
 
 
+def test_nobody_waits_in_silence_for_a_site_that_is_down(mint: Mint, site: Site) -> None:
+    """A new job whose site cannot be reached says so before it waits for its next try, and when that comes."""
+    mint.declaration["retry"] = {"count": 2, "interval": 20}
+    mint.declare()
+    site.stop_sshd()
+    process = mint.spawn("run", site.name, "noop", "--results", "out")
+    assert process.stderr is not None
+    said = next((line for line in process.stderr if "trying again" in line), "")
+    assert "cannot be reached" in said and "in 20 s (tries left: 1)" in said
+    process.terminate()
+    process.communicate(timeout=60)
+    site.start_sshd()
+    assert mint.command("run", site.name, "noop", "--results", "out").returncode == 0
+
+
 def test_giving_up_is_not_the_end(mint: Mint, site: Site) -> None:
     """After `give_up_after` the call ends with status 4 and one line; the same call made later finishes the job."""
     mint.declaration["give_up_after"] = 2

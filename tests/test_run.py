@@ -48,6 +48,26 @@ def test_a_job_goes_the_whole_way(mint: Mint, site: Site) -> None:
     assert {(file["name"], file["sha256"]) for file in left} >= {("out.dat", sha256(b"hello\n"))}
 
 
+def test_small_results_leave_once(mint: Mint, site: Site) -> None:
+    """Results that came with the answer to `open` are taken from there: they do not leave the site a second time."""
+    path = mint.file("input.dat", b"hello\n")
+    assert mint.command("run", site.name, "copy", "--in", f"input.dat={path}", "--results", "out").returncode == 0
+    assert (mint.root / "out/out.dat").read_bytes() == b"hello\n"
+    assert len([record for record in site.ledger() if record["event"] == "leave"]) == 1
+
+
+def test_a_named_result_that_does_not_come_is_said(mint: Mint, site: Site) -> None:
+    """An optional result that --out names and the program does not make ends well, and a line says what is not there."""
+    mint.declaration["programs"]["copy"]["outputs"]["other.dat"] = "optional"
+    mint.declare()
+    path = mint.file("input.dat", b"hello\n")
+    call = ("run", site.name, "copy", "--in", f"input.dat={path}", "--results", "out")
+    done = mint.command(*call, "--out", "out.dat=here.dat", "--out", "other.dat=gone.dat")
+    assert done.returncode == 0 and (mint.root / "here.dat").is_file() and not (mint.root / "gone.dat").exists()
+    assert [line for line in done.stderr.splitlines() if "'other.dat'" in line and "gone.dat" in line]
+    assert "here.dat" not in done.stderr
+
+
 def test_the_same_call_computes_once_and_new_computes_again(mint: Mint, site: Site) -> None:
     """The same call finds its job; other content, another argument or --new is another job."""
     path = mint.file("a", b"1")

@@ -39,6 +39,7 @@ def test_add_then_install_then_run(house: Mint) -> None:
     told = add(house)
     assert private_key(house).stat().st_mode & 0o777 == 0o600 and keys_folder(house).stat().st_mode & 0o077 == 0
     assert told["policy_entry"]["from"] == ["127.0.0.0/8"]
+    assert yaml.safe_load(told["interface"])["misrc_site"]["survey"] == {"sources": ["127.0.0.0/8"]}, "for the sheet"
     assert f"install --site {house.site.name}" in told["install"]
     assert yaml.safe_load(told["interface"]) == yaml.safe_load(declared(house).read_text())
     done = run_noop(house)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from misrc.mint.messages.sentences import SENTENCES
 from misrc.mint.messages.translation import in_words
 
 SOURCE = ROOT / "src/misrc"
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIO6vB3pWYYtVpZoGTGz79KqklrHFNtwGYiEorpkrMfyw"
 # Rooms whose errors reach the people of MInt's side as they are.
 _JOB = ("arguments", "names", "windows", "authorized_keys", "manifest", "quantities", "codec", "receipt")
 SPEAKING = (
@@ -122,6 +124,33 @@ def test_commands_answer_in_japanese(tmp_path: Path) -> None:
         done = misrc(tmp_path, *words)
         assert done.returncode == 2 and japanese in done.stderr and done.stderr.startswith("使い方: misrc")
         assert english in misrc(tmp_path, *words, language="en").stderr
+
+
+def test_the_system_s_reasons_are_japanese(tmp_path: Path) -> None:
+    """A file that is not there, or a folder that cannot be written: no word of the answer is English but its names."""
+    for words, reason, english in (
+        (("site", "build", "--output", "/nowhere/x"), "/nowhere/x: ファイルまたはフォルダがありません", "No such file"),
+        (("serve", "--config", "/nowhere/x"), "/nowhere/x: ファイルまたはフォルダがありません", "No such file"),
+        (("run", "univ-a", "p", "--results", "/proc/x"), "/proc に書き込めません", "/proc cannot be written"),
+    ):
+        (tmp_path / "host_vars").mkdir(exist_ok=True)
+        declared = f"{{id: univ-a, method: ssh, address: a, host_keys: ['{HOST_KEY}'], programs: {{p: {{}}}}}}"
+        (tmp_path / "host_vars/univ-a.yml").write_text(f"misrc_site: {declared}\n", encoding="utf-8")
+        done = misrc(tmp_path, *words)
+        assert done.returncode == 2 and reason in done.stderr, done.stderr
+        assert english in misrc(tmp_path, *words, language="en").stderr
+
+
+@pytest.mark.parametrize("words", [("serve", "--config", "x"), ("token", "list", "--config", "x")])
+def test_a_part_that_is_not_installed_is_named(words: tuple[str, ...]) -> None:
+    """Without the packages of the API server its commands say in one line what to install."""
+    start = "import sys; sys.modules.update(uvicorn=None, sqlalchemy=None); import misrc.cli as c; sys.exit(c.main({}))"
+    for language, said in (("en", "is not installed here"), ("ja", "インストールされていません")):
+        environment = {**CLEAN, "MISRC_LANG": language}
+        call = [sys.executable, "-c", start.format(list(words))]
+        done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and said in done.stderr and "misrc[api]" in done.stderr, done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 def subcommands(parser: object) -> Iterator[list[str]]:

@@ -210,7 +210,9 @@ def try_forbidden(port: int) -> None:
     rsh = " ".join(str(word) for word in ssh)
     loot = DEMO / "loot"
     show_refusal("rsync", "-rt", "-e", rsh, f"--rsync-path=get {job}", "127.0.0.1::return/../work/license.key", loot)
-    assert (SITE / "jobs" / job / "work/license.key").is_file() and not loot.exists()
+    licence = SITE / "jobs" / job / "work/license.key"
+    assert licence.is_file() and not loot.exists()
+    print(f"The licence lies at the site, {licence.stat().st_size} bytes in {licence.parent.name}/. Nothing arrived here.")
 
 
 def run_without_fetching(ssh: list[object]) -> str:
@@ -257,6 +259,9 @@ def main() -> int:
         play_workflow(results)
         tell("Three things that MInt tried and the site refused")
         try_forbidden(port)
+    tell("The site's ledger: what it refused")
+    refusals = [line for line in quiet(*site_command("ledger", "show")).splitlines() if line[28:].startswith("refuse")]
+    print("\n".join(f"{line[:150]}…" for line in refusals))
     tell("The site's ledger: all that ever left")
     run(*site_command("ledger", "show", "--left"))
     took = time.monotonic() - started

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -28,14 +29,21 @@ def main(words: list[str] | None = None) -> int:
     except MisrcError as error:
         complain(f"misrc: {in_words(error)}")
         return error.exit_code
+    except ModuleNotFoundError as error:
+        from .mint.messages import say
+
+        complain(f"misrc: {say('extra.missing', module=error.name)}")
+        return BadRequest.exit_code
     except BrokenPipeError:
         discard_output()
         return 0
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except Exception as error:
         if os.environ.get("MISRC_DEBUG"):
             raise
         if isinstance(error, OSError) and error.filename:
-            complain(f"misrc: {error.filename}: {error.strerror}")
+            complain(in_words(f"misrc: {error.filename}: {error.strerror}"))
             return BadRequest.exit_code
         complain(f"misrc: {type(error).__name__}: {error} (MISRC_DEBUG=1 shows where)")
         return MisrcError.exit_code

@@ -12,6 +12,7 @@ import re
 import sys
 from pathlib import Path
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
@@ -50,6 +51,7 @@ html_last_updated_fmt = None
 def setup(app: Sphinx) -> None:
     """Connect what follows."""
     app.connect("source-read", _adapt)
+    app.connect("doctree-read", _join_lines)
 
 
 def _adapt(app: Sphinx, name: str, source: list[str]) -> None:
@@ -60,6 +62,15 @@ def _adapt(app: Sphinx, name: str, source: list[str]) -> None:
         pages += [page for page in DEVELOPERS if language == "en"]
         text += "\n```{toctree}\n:hidden:\n\n" + "\n".join(pages) + "\n```\n"
     source[0] = text
+
+
+def _join_lines(app: Sphinx, page: nodes.document) -> None:
+    """The end of a source's line within a Japanese sentence is no space: Japanese has none between its words."""
+    for parent in page.findall(nodes.TextElement):
+        around = zip(parent.children[:-2], parent.children[1:-1], parent.children[2:], strict=True)
+        for before, end, after in list(around):
+            if end.astext() == "\n" and not (before.astext()[-1:].isascii() or after.astext()[:1].isascii()):
+                parent.children = [child for child in parent.children if child is not end]
 
 
 _LINK = re.compile(r"\[([^\]\n]+)\]\((?!https?:)([^)#\s]+)(#[^)\s]+)?\)")

@@ -88,6 +88,8 @@ def parse_json(data: bytes) -> Any:
         )
     except CodecError:
         raise
+    except json.JSONDecodeError as error:
+        raise CodecError(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except (ValueError, RecursionError) as error:
         raise CodecError(f"not JSON: {type(error).__name__}") from None
 

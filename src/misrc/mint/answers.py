@@ -32,6 +32,11 @@ def tell_program(store: JobStore) -> Callable[[Reply], None]:
     return tell
 
 
+def tells_end(sections: Mapping[str, bytes]) -> bool:
+    """Whether an answer brought the documents of a job's end, and is not just its state."""
+    return "receipt" in sections
+
+
 def note_accepted(store: JobStore, reply: Reply) -> None:
     """Keep that a start was accepted. An end that comes without its documents is left for `wait`, which brings them."""
     state = reply.state or JobState.QUEUED

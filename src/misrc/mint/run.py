@@ -342,6 +342,8 @@ class Driver:
         missing = missing_outputs(self.site.programs[record.program].outputs, record.delivered)
         if missing:
             raise ProgramFailed(say("job.output_missing", name=missing[0], job=job, contact=contact))
+        for name in sorted(record.copies.keys() - set(record.delivered)):
+            self.display.say("job.copy_missing", name=name, path=record.copies[name])
         return record
 
 

@@ -19,7 +19,7 @@ from ..wire.refusals import Refusal
 from ..wire.replies import Reply
 from . import announcement
 from .announcement import announce
-from .answers import INPUTS, RECEIPT, note_accepted, note_answer, tell_program
+from .answers import INPUTS, note_accepted, note_answer, tell_program, tells_end
 from .hashing import Hashing
 from .jobs import InputFile, JobStore, MintJob
 from .link.link import Link
@@ -93,7 +93,7 @@ def _stage_inline(
         return
     data = {entry.name: content for entry, content in small}
     reply, sections = link.retrying(lambda: link.announce(request, data, tell_program(store)))
-    if reply.state is not None and reply.state.final and RECEIPT not in sections:
+    if reply.state is not None and reply.state.final and not tells_end(sections):
         note_accepted(store, reply)
     else:
         note_answer(store, reply, sections)

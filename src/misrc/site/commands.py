@@ -27,6 +27,7 @@ from .jobs import JobRecord, find_job, read_jobs
 from .ledger import Ledger, read_lines
 from .runner import monitor
 from .runner.freezing import Switch
+from .runner.program import check_program
 from .runner.release import RELEASED, Releaser, judge
 from .runner.runner import Runner
 from .runner.service import HostRunner
@@ -42,8 +43,12 @@ def main(words: List[str], prefix: Optional[str]) -> int:
     home = Home.locate(prefix)
     try:
         return int(options.run(home, options))
-    except (InstallError, HostError, LedgerBroken, OSError, ValueError) as error:
+    except (InstallError, HostError, LedgerBroken, ValueError) as error:
         print(f"misrc-site: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"misrc-site: {error.filename or options.command}: {files.reason(error)}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("misrc-site: interrupted; repeat the command to go on", file=sys.stderr)
     except Denied as denied:
         print(f"misrc-site: {denied.note or denied.refusal.value}", file=sys.stderr)
     return 2
@@ -53,16 +58,16 @@ def _parser() -> argparse.ArgumentParser:
     usage = "misrc-site.pyz [--prefix DIR] COMMAND …   (DIR: keep everything below one folder)"
     parser = argparse.ArgumentParser(prog="misrc-site.pyz", usage=usage, description=__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command", prog=parser.prog)
 
     install_command.add_to(commands)
     agent_command.add_to(commands)
-    policy = commands.add_parser("policy", help="the policy").add_subparsers(required=True)
+    policy = commands.add_parser("policy", help="the policy").add_subparsers(required=True, metavar="check")
     check = policy.add_parser("check", help="read a policy as the gate would, and say what is wrong with it")
     check.add_argument("file", metavar="FILE")
     check.set_defaults(run=_check_policy)
 
-    ledger = commands.add_parser("ledger", help="the record of all requests").add_subparsers(required=True)
+    ledger = commands.add_parser("ledger", help="the record of all requests").add_subparsers(required=True, metavar="show")
     show = ledger.add_parser("show", help="print the ledger and verify its chain")
     show.add_argument("--job", help="only this job's records")
     show.add_argument("--left", action="store_true", help="only the files that left")
@@ -100,7 +105,12 @@ def _add_contract(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _check_policy(home: Home, options: argparse.Namespace) -> int:
     with open(options.file, "rb") as file:
         policy = parse_policy(file.read(MAX_POLICY_BYTES + 1))
-    print(f"The policy can be read: {len(policy.programs)} programs, {len(policy.job_keys)} keys.")
+    print(f"The policy can be read. Programs: {len(policy.programs)}, keys: {len(policy.job_keys)}")
+    for name, rule in policy.programs.items():
+        try:
+            check_program(rule)
+        except Denied as denied:
+            print(f"misrc-site: programs.{name} would not run ({denied.refusal.value}): {denied.note}", file=sys.stderr)
     return 0
 
 
@@ -193,6 +203,7 @@ def _release(home: Home, options: argparse.Namespace) -> int:
             outcome, reason = Outcome.REFUSED, "the site did not release the results"
         releaser = Releaser(site, policy, home.key, ledger)
         releaser.finish(job, rule, end, outcome, reason, nothing_leaves=options.refuse)
+    print("Refused: nothing of this job leaves." if options.refuse else "Released: its results may leave.")
     return 0
 
 

@@ -45,6 +45,11 @@ class NotRegular(OSError):
     """A link, pipe, socket, device or a file with a second name where a plain file was needed."""
 
 
+def reason(error: Exception) -> str:
+    """An error's words for people; Python's own text of a system's error begins with its number."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
 def open_regular(folder: int, name: str, single: bool = False) -> int:
     """Open a plain file below the open folder for reading, or raise NotRegular; `single` refuses a second name."""
     return open_known(folder, name, single)[0]

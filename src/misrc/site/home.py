@@ -16,7 +16,7 @@ from ..job.policy import Policy, parse_policy
 from ..job.units import LEDGER_FOLDER
 from ..wire.refusals import Denied, Refusal
 from .accounts import may_own
-from .files import open_folder, open_regular, opened, read_json
+from .files import open_folder, open_regular, opened, read_json, reason
 
 # Where a root install keeps its code; whatever runs from there serves the host's installation and no other.
 SYSTEM_SHARE = "/usr/libexec/misrc"
@@ -70,8 +70,10 @@ def read_policy(home: Home) -> Policy:
         with open(descriptor, "rb") as file:
             _require_private(os.fstat(descriptor), "the policy", home.of_host)
             return parse_policy(file.read((1 << 20) + 1))
+    except FileNotFoundError:
+        raise Denied(Refusal.CONFIG, f"there is no {home.policy}: `install` puts it there") from None
     except (OSError, CodecError, ValueError) as error:
-        raise Denied(Refusal.CONFIG, f"{home.policy}: {error}") from None
+        raise Denied(Refusal.CONFIG, f"{home.policy}: {reason(error)}") from None
 
 
 def read_site(home: Home) -> str:
@@ -90,7 +92,7 @@ def open_work_root(policy: Policy) -> int:
         _require_private(os.fstat(folder), "the work root", policy.install == "root")
         return folder
     except (OSError, ValueError) as error:
-        raise Denied(Refusal.CONFIG, f"{policy.work_root} (work_root): {error}") from None
+        raise Denied(Refusal.CONFIG, f"{policy.work_root} (work_root): {reason(error)}") from None
 
 
 def _require_private(status: os.stat_result, what: str, of_host: bool) -> None:

@@ -177,7 +177,9 @@ def find_job(root: int, work_root: str, job: str) -> JobFolder:
     try:
         return JobFolder(root, work_root, job)
     except FileNotFoundError:
-        raise Denied(Refusal.GONE if is_gone(root, job) else Refusal.UNKNOWN_JOB) from None
+        if is_gone(root, job):
+            raise Denied(Refusal.GONE, "the job was deleted") from None
+        raise Denied(Refusal.UNKNOWN_JOB, "there is no such job here") from None
 
 
 def is_gone(root: int, job: str) -> bool:

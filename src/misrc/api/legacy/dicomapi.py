@@ -28,7 +28,8 @@ def find_ini(words: Sequence[str], script: Path) -> Path:
     """The file that was named, or the one in the current folder, or the one beside the script."""
     if len(words) > 1:
         raise BadRequest(f"usage: mi_dicomapi.py [{FILE_NAME}]")
-    places = [Path(words[0])] if words else [Path.cwd() / FILE_NAME, script.parent / FILE_NAME]
+    folders = dict.fromkeys([Path.cwd(), script.parent])
+    places = [Path(words[0])] if words else [folder / FILE_NAME for folder in folders]
     for place in places:
         if place.is_file():
             return place.resolve()

@@ -151,6 +151,9 @@ class Link(abc.ABC):
                 if isinstance(error, Later):
                     self.on_pause(str(error))
                     pause = min(error.seconds, interval)
+                elif pause > 1:
+                    left = self.site.retry.count - attempt
+                    self.on_pause(say("retry.pause", why=error, seconds=f"{pause:g}", left=left))
                 sleep_while_driven(pause * random.uniform(0.8, 1.2))
         raise AssertionError("unreachable")
 

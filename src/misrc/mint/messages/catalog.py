@@ -33,6 +33,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "{path} is not empty; name a new folder, or a file that ends with .tar",
         "{path} は空ではありません。新しいフォルダか .tar で終わるファイル名を指定してください",
     ),
+    "extra.missing": (
+        "{module} is not installed here; the API server needs more than misrc itself: pip install 'misrc[api]'",
+        "{module} がインストールされていません。APIサーバーには追加のパッケージが必要です: pip install 'misrc[api]'",
+    ),
     "bundle.write": ("{path} cannot be written: {why}", "{path} に書き込めません: {why}"),
     "program.unknown": (
         "site '{site}' has no program '{program}'; declared: {known}",
@@ -132,6 +136,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "the program did not return the required output '{name}' (job {job}); ask {contact}",
         "必須の出力 '{name}' が返却されませんでした (ジョブ {job})。連絡先: {contact}",
     ),
+    "job.copy_missing": (
+        "the optional result '{name}' did not come: nothing was copied to {path}",
+        "任意の結果 '{name}' は返却されませんでした。{path} へのコピーはありません",
+    ),
     "job.cancelled": ("cancelled: job {job}", "キャンセルしました: ジョブ {job}"),
     "job.stopped": (
         "{site} stopped job {job}: the site is frozen; ask {contact}",
@@ -177,6 +185,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "ssh.unreachable": (
         "{site} ({address}) cannot be reached: {why}; ask {contact}",
         "{site} ({address}) に接続できません: {why}。連絡先: {contact}",
+    ),
+    "retry.pause": (
+        "{why}; trying again in {seconds} s (tries left: {left})",
+        "{why}。{seconds} 秒後に再試行します (残り {left} 回)",
     ),
     "ssh.protocol": (
         "{site} ({address}) does not answer as misrc's gate does: {why}; ask {contact}",

@@ -32,6 +32,7 @@ SENTENCES: dict[str, str] = {
     "must be absolute, without '..'": "「..」を含まない絶対パスが必要です",
     "must be an absolute path": "絶対パスが必要です",
     "longer than 1 MiB": "1 MiBを超えています",
+    "{} cannot be written": "{} に書き込めません",
     "not UTF-8": "UTF-8ではありません",
     "not JSON: {}": "JSONとして読めません: {}",
     "nested too deeply": "入れ子が深すぎます",

@@ -48,8 +48,10 @@ SITE_MESSAGES: dict[str, tuple[str, str]] = {
     "add.done_api": ("Declared in {path}.", "{path} に定義しました。"),
     "add.dry_api": ("Nothing was written. It would be declared in {path}.", "何も書き込んでいません。定義先: {path}"),
     "add.tokens": (
-        "On the API server's host, the tokens: the first for the site's administrator, the second for MInt's node:",
-        "APIサーバーのホストでトークンを発行してください (上はサイト管理者用、下はMIntノード用):",
+        "On the API server's host, the tokens: the first for the site's administrator, the second for MInt's node "
+        "(a server set up by hand: 'misrc token add --config FILE' in place of 'misrc-api token add'):",
+        "APIサーバーのホストでトークンを発行してください (上はサイト管理者用、下はMIntノード用。"
+        "手作業で構築したサーバーでは 'misrc-api token add' の代わりに 'misrc token add --config FILE' を使います):",
     ),
     "add.id": (
         "'{site}' is not a site id: lower-case letters, digits and '-', at most 32, beginning with a letter",
@@ -81,8 +83,10 @@ SITE_MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "add.interface": ("What MInt declares of the site:", "MIntが定義したサイトの内容:"),
     "add.install": (
-        "Send misrc-site.pyz, and its SHA-256 by another way. The site's administrator writes the policy and runs:",
-        "misrc-site.pyz を送り、そのSHA-256を別の経路で伝えてください。サイト管理者はポリシーを作成して実行します:",
+        "Send misrc-site.pyz ('misrc site build' makes it), and its SHA-256 by another way. "
+        "The site's administrator writes the policy and runs:",
+        "misrc-site.pyz ('misrc site build' で作成) を送り、そのSHA-256を別の経路で伝えてください。"
+        "サイト管理者はポリシーを作成して実行します:",
     ),
     "add.open_program": (
         "A program without a FILE takes any input and returns any output that the site's policy lets pass, "

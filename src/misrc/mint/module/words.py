@@ -40,7 +40,8 @@ def add_module_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     retire.add_argument("--id", metavar="ID", help="only the module with this id (P and 15 digits)")
     practice = add("practice", "a practice site on this machine for one program", _module_practice)
     practice.add_argument("--folder", default="practice", metavar="DIR", help="where it lives (default: practice)")
-    practice.add_argument("--stop", action="store_true", help="end its sshd; the folder stays")
+    practice.add_argument("--stop", action="store_true", help="end what runs of it; the folder stays")
+    practice.add_argument("--webapi", action="store_true", help="the site asks an API server for work (needs misrc[api])")
     practice.add_argument("what", nargs="*", metavar="NAME PROGRAM DECLARATION")
     play = add("play", "run modules one after another, as MInt's player would", _module_play)
     play.add_argument("--modules", metavar="DIR", help="MInt's modules directory (default: beside each FILE)")
@@ -87,7 +88,7 @@ def _module_practice(options: argparse.Namespace) -> int:
         return stop_practice(options.folder)
     if len(options.what) != 3:
         raise BadRequest(say("practice.usage"))
-    return start_practice(options.folder, *options.what)
+    return start_practice(options.folder, *options.what, webapi=options.webapi)
 
 
 def _module_play(options: argparse.Namespace) -> int:

@@ -88,7 +88,7 @@ class Plan:
     def token_commands(self) -> list[str]:
         """What makes the tokens of a webapi site: for its agent, and for MInt's own calls."""
         site, user = self.site.id, self.site.api_user
-        scope = f"misrc token add {{}} --user {user} --scope"
+        scope = f"misrc-api token add {{}} --user {user} --scope"
         return [
             scope.format(f"{site}-agent") + f" agent --site {site}",
             scope.format(f"{site}-mint") + f" workflow   > {self.identity}   (0600)",
@@ -115,7 +115,10 @@ def make_plan(request: AddRequest) -> Plan:
     declaration = inventory / "host_vars" / f"{request.site}.yml"
     _refuse_known(inventory, request.site, declaration)
     sources = _parse_sources(request.sources)
-    variables = {"misrc_site": _collect(request)}
+    declared = _collect(request)
+    if sources:
+        declared["survey"] = {"sources": list(sources)}
+    variables = {"misrc_site": declared}
     text = "---\n" + render_variables(variables)
     if parse_variables(text.encode(), declaration) != variables:
         raise MisrcError(f"{declaration}: what would be written does not read back")
@@ -314,7 +317,6 @@ def _describe_api(plan: Plan, dry: bool) -> list[str]:
         "",
         plan.text,
         say("add.install"),
-        "  misrc site build   (misrc-site.pyz)",
         f"  {plan.install_command()}",
     ]
 
@@ -338,6 +340,5 @@ def _describe_ssh(plan: Plan, dry: bool) -> list[str]:
         "",
         plan.text,
         say("add.install"),
-        "  misrc site build   (misrc-site.pyz)",
         f"  {plan.install_command()}",
     ]

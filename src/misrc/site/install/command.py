@@ -47,12 +47,19 @@ def _carry_out(
         print("\n".join(f"  to do: {change}" for change in changes) or "  Everything is as it shall be.")
     if options.dry_run:
         return _report(options, digest, changes, "Nothing was changed.")
-    if not options.yes and input("Install this? [y/N] ").strip().lower() not in ("y", "yes"):
+    if not (options.yes or _is_wanted()):
         print("Nothing was changed.")
         return 1
     if changes:
         apply()
     return _report(options, digest, changes, "Installed." if changes else "Nothing was to be changed.")
+
+
+def _is_wanted() -> bool:
+    try:
+        return input("Install this? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        raise InstallError("nothing was changed: nobody answers here; --yes does not ask") from None
 
 
 def _report(options: argparse.Namespace, digest: str, changes: List[str], text: str) -> int:

@@ -22,6 +22,7 @@ from ...job.policy import Policy, parse_policy
 from ...job.sshd import KEYS_FOLDER, forced_command
 from ...job.units import AGENT_FOLDER, AGENT_UNIT, GATE_ACCOUNT, JOB_ACCOUNT, render_agent_unit, render_units
 from ...wire.refusals import Denied
+from ..files import reason
 from ..home import SYSTEM_SHARE, Home
 from ..ledger import Ledger, create_ledger
 from ..rsync import rsync_version
@@ -190,7 +191,7 @@ def plan_host(site: str, policy_file: str, leave_sshd: bool = False, agent_file:
     except Denied as denied:
         raise HostError(f"{denied.note}; MInt's files travel by rsync, so install a newer one") from None
     except (OSError, CodecError, ValueError) as error:
-        raise HostError(f"{policy_file}: {error}") from None
+        raise HostError(f"{policy_file}: {reason(error)}") from None
     if policy.install != "root":
         raise HostError(f"{policy_file}: it says install: {policy.install}; as root only install: root is done")
     if not os.path.isdir("/run/systemd/system"):

@@ -22,12 +22,13 @@ from ...job.agent import MAX_CONFIG_BYTES, parse_agent_config
 from ...job.authorized_keys import render_key_file
 from ...job.codec import CodecError, dump_json
 from ...job.names import SITE_ID
-from ...job.policy import Policy, parse_policy
+from ...job.policy import Policy, ProgramRule, parse_policy
 from ...wire.refusals import Denied
-from ..files import open_folder, opened, write_record
+from ..files import open_folder, opened, reason, write_record
 from ..home import Home
 from ..ledger import Ledger, create_ledger
 from ..rsync import rsync_version
+from ..runner.program import check_program
 
 
 class InstallError(Exception):
@@ -67,7 +68,7 @@ class Installation:
                 data = file.read((1 << 20) + 1)
             policy = parse_policy(data)
         except (OSError, CodecError, ValueError) as error:
-            raise InstallError(f"{policy_file}: {error}") from None
+            raise InstallError(f"{policy_file}: {reason(error)}") from None
         agent = None if agent_file is None else read_agent_config(agent_file)
         if policy.job_keys or agent is None:
             try:
@@ -79,7 +80,7 @@ class Installation:
         try:
             planned.key_lines()
         except InstallError as error:
-            raise InstallError(f"{policy_file}: {error}") from None
+            raise InstallError(f"{policy_file}: {reason(error)}") from None
         return planned
 
     @property
@@ -116,8 +117,8 @@ class Installation:
 
     def describe(self) -> str:
         """What `apply` will do, for a person to read."""
-        programs = "\n".join(f"    {name}: {rule.path}" for name, rule in sorted(self.policy.programs.items()))
-        keys = "\n".join(f"    {line}" for line in self.key_lines())
+        programs = "\n".join(f"    {name}: {_describe(rule)}" for name, rule in sorted(self.policy.programs.items()))
+        keys = "\n".join(f"    {line}" for line in self.key_lines() or ["none: the policy names no job_keys"])
         return (
             f"misrc gate for site '{self.site}', account uid {os.getuid()}\n"
             f"  program   {self.home.code} (sources sha256 {self.digest})\n"
@@ -168,6 +169,14 @@ class Installation:
             write_record(descriptor, os.path.basename(self.authorized_keys), self.key_file())
 
 
+def _describe(rule: ProgramRule) -> str:
+    try:
+        check_program(rule)
+    except Denied as denied:
+        return f"{rule.path}   (does not run as it is: {denied.note})"
+    return rule.path
+
+
 def read_agent_config(path: str) -> bytes:
     """The agent's configuration, checked; InstallError where it is not one."""
     try:
@@ -177,7 +186,7 @@ def read_agent_config(path: str) -> bytes:
         if config.ca is not None:
             ssl.create_default_context(cafile=config.ca)
     except (OSError, CodecError, ValueError) as error:
-        raise InstallError(f"{path}: {error}") from None
+        raise InstallError(f"{path}: {reason(error)}") from None
     return data
 
 
