@@ -30,7 +30,7 @@ def main(words: list[str] | None = None) -> int:
         complain(f"misrc: {in_words(error)}")
         return error.exit_code
     except ModuleNotFoundError as error:
-        from .mint.messages import say
+        from .mint.messages.catalog import say
 
         complain(f"misrc: {say('extra.missing', module=error.name)}")
         return BadRequest.exit_code
