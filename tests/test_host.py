@@ -245,7 +245,7 @@ def test_a_policy_is_checked_before_it_is_installed(site: Site, tmp_path: Path) 
 
 
 def test_a_policy_whose_programs_would_not_run_says_so(site: Site, tmp_path: Path) -> None:
-    """`policy check` and `install` name each program that would be refused at its start, and why; others they do not."""
+    """`policy check` and `install` name each program that would be refused at its start, and why, and no other."""
     good = next(iter(site.policy["programs"].values()))["path"]
     writable = tmp_path / "writable"
     writable.write_text("#!/bin/sh\n")

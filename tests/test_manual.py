@@ -94,8 +94,8 @@ def english_words(page: Page) -> list[str]:
 
 def test_the_check_of_headings_sees_english(tmp_path: Path) -> None:
     """Control: a heading that is English, or half of it, is found; a command, a key and a file in one are not."""
-    good = "# 宣言\n## misrc run の終了コード\n## 設定 (agent.json)\n## limits\n## programs.NAME\n## root のアカウント\n"
-    assert english_words(made_page(tmp_path, good)) == []
+    good = ["宣言", "misrc run の終了コード", "設定 (agent.json)", "limits", "programs.NAME", "root のアカウント"]
+    assert english_words(made_page(tmp_path, "".join(f"## {text}\n\n" for text in good))) == []
     bad = ["Operations", "Jobの実行", "署名付きのjob", "ポリシーのkeys (policy.json)", "Limits per day"]
     assert english_words(made_page(tmp_path, "".join(f"## {text}\n\n" for text in bad))) == bad
 

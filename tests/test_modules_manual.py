@@ -166,6 +166,7 @@ def test_a_practice_site_takes_a_changed_program_and_refuses_what_it_cannot_run(
             assert (tmp_path / "out/out.dat").read_text(encoding="utf-8") == f"{number}\n"
         declared.write_text("output: {}\n", encoding="utf-8")
         refused = misrc(*up)
-        assert refused.returncode == 2 and refused.stderr.startswith("misrc: declared.yml: ") and "output" in refused.stderr
+        assert refused.returncode == 2 and "output" in refused.stderr
+        assert refused.stderr.startswith("misrc: declared.yml: "), "the author's own file is named"
     finally:
         assert misrc("module", "practice", "--folder", "p", "--stop").returncode == 0

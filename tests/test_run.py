@@ -57,7 +57,7 @@ def test_small_results_leave_once(mint: Mint, site: Site) -> None:
 
 
 def test_a_named_result_that_does_not_come_is_said(mint: Mint, site: Site) -> None:
-    """An optional result that --out names and the program does not make ends well, and a line says what is not there."""
+    """A call whose --out names an optional result that does not come ends well, and a line says what is not there."""
     mint.declaration["programs"]["copy"]["outputs"]["other.dat"] = "optional"
     mint.declare()
     path = mint.file("input.dat", b"hello\n")

@@ -212,7 +212,7 @@ def try_forbidden(port: int) -> None:
     show_refusal("rsync", "-rt", "-e", rsh, f"--rsync-path=get {job}", "127.0.0.1::return/../work/license.key", loot)
     licence = SITE / "jobs" / job / "work/license.key"
     assert licence.is_file() and not loot.exists()
-    print(f"The licence lies at the site, {licence.stat().st_size} bytes in {licence.parent.name}/. Nothing arrived here.")
+    print(f"The licence lies at the site, {licence.stat().st_size} bytes in work/. Nothing arrived here.")
 
 
 def run_without_fetching(ssh: list[object]) -> str:

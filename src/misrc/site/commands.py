@@ -67,8 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", metavar="FILE")
     check.set_defaults(run=_check_policy)
 
-    ledger = commands.add_parser("ledger", help="the record of all requests").add_subparsers(required=True, metavar="show")
-    show = ledger.add_parser("show", help="print the ledger and verify its chain")
+    ledger = commands.add_parser("ledger", help="the record of all requests")
+    shows = ledger.add_subparsers(required=True, metavar="show")
+    show = shows.add_parser("show", help="print the ledger and verify its chain")
     show.add_argument("--job", help="only this job's records")
     show.add_argument("--left", action="store_true", help="only the files that left")
     show.add_argument("--json", action="store_true", help="the records as JSON lines")

@@ -52,7 +52,7 @@ def stop_practice(place: str) -> int:
 
 
 def _write_declaration(folder: Path, way: Way, programs: dict[str, Any], source: Path) -> None:
-    """MInt's declaration, with the program as its author declares it in `source`; BadRequest names a wrong key there."""
+    """MInt's declaration, with the program as its author declares it in `source`; BadRequest names what is wrong."""
     variables = way.declare()
     variables["misrc_site"] |= {"id": SITE, "retry": {"count": 5, "interval": 1}, "programs": programs}
     parse_site(variables, source)

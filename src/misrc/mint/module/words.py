@@ -41,7 +41,7 @@ def add_module_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     practice = add("practice", "a practice site on this machine for one program", _module_practice)
     practice.add_argument("--folder", default="practice", metavar="DIR", help="where it lives (default: practice)")
     practice.add_argument("--stop", action="store_true", help="end what runs of it; the folder stays")
-    practice.add_argument("--webapi", action="store_true", help="the site asks an API server for work (needs misrc[api])")
+    practice.add_argument("--webapi", action="store_true", help="it asks an API server for work (needs misrc[api])")
     practice.add_argument("what", nargs="*", metavar="NAME PROGRAM DECLARATION")
     play = add("play", "run modules one after another, as MInt's player would", _module_play)
     play.add_argument("--modules", metavar="DIR", help="MInt's modules directory (default: beside each FILE)")
@@ -88,7 +88,8 @@ def _module_practice(options: argparse.Namespace) -> int:
         return stop_practice(options.folder)
     if len(options.what) != 3:
         raise BadRequest(say("practice.usage"))
-    return start_practice(options.folder, *options.what, webapi=options.webapi)
+    name, program, declaration = options.what
+    return start_practice(options.folder, name, program, declaration, options.webapi)
 
 
 def _module_play(options: argparse.Namespace) -> int:
