@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -167,6 +168,19 @@ def test_p26_a_lost_answer_does_not_hang_the_job(old: Old, call: str, trouble: s
     assert old.compute() == 0
     assert (old.folder / "out.txt").read_bytes() == b"input bytes \xff\n"
     assert len(old.starts()) == 1
+
+
+@pytest.mark.parametrize("call", ["calc-params", "calc-params-complete", "calc-start", "calc-end", "send-results"])
+def test_p63_a_job_that_the_server_forgot_ends_here_too(old: Old, call: str) -> None:
+    """Deleted by its workflow, or lost in a restart: nothing of it waits on at the site, and the poller goes on."""
+    limits = old.site.policy["limits"]
+    old.site.policy["limits"] = {**limits, "jobs": 1, "waiting": 1}
+    old.site.install()
+    old.server.store.trouble[call] = ["forget", "forget"]
+    process = old.start()
+    assert [old.compute() for _ in range(3)] == [1, 1, 0] and process.poll() is None
+    states = [json.loads(path.read_text())["state"] for path in old.site.work_root.glob("*/job.json")]
+    eventually(lambda: states and set(states) == {"closed"}, what=f"the end of {states}")
 
 
 @pytest.mark.parametrize("point", points("legacy-agent"))

@@ -151,7 +151,7 @@ class LegacyAgent:
         print(f"misrc-agent: {text}", file=sys.stderr, flush=True)
 
     def run(self) -> int:
-        """Until a signal says to stop; GaveUp (of the client) where the retries are used up."""
+        """Until a signal says to stop; GaveUp (of the client) where the retries of a call are used up."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
         with contextlib.suppress(Stopped):
@@ -248,13 +248,11 @@ class LegacyAgent:
             try:
                 self._take_steps(counter, job, note, repeated)
             except Forbidden as error:
-                # The workflow may have deleted its job. Here it is over too.
+                # The workflow has deleted its job, or the server has forgotten it. Here it is over too.
                 self.say(f"job {note.job}: {error}")
+                counter.cancel(job)
+                counter.close(job)
                 _write_note(job, replace(note, step="done"))
-                if job.read().state.final:
-                    counter.close(job)
-                if not self._client.goes_on_for_ever:
-                    raise
             counter.after_close(job)
 
     def _take_steps(self, counter: Counter, job: JobFolder, note: LegacyNote, repeated: bool) -> None:

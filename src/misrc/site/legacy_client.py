@@ -23,11 +23,11 @@ _SMALL = 4 << 20
 
 
 class GaveUp(Exception):
-    """The server could not be asked, as often as was declared; or it said no where nothing else can be done."""
+    """The server could not be asked, as often as was declared."""
 
 
-class Forbidden(GaveUp):
-    """The server said no, and asking again will not help."""
+class Forbidden(Exception):
+    """The server said no to one job: asking again will not help, and the next job may be fine."""
 
 
 class LegacyClient:
@@ -46,11 +46,6 @@ class LegacyClient:
         self._interval = interval
         self._say = say
         self._pause = pause
-
-    @property
-    def goes_on_for_ever(self) -> bool:
-        """Whether it never gives up."""
-        return self._count is None
 
     def find_work(self, site: str) -> Optional[str]:
         """The id of the oldest job for this site, or None. Whatever the server says instead is "none now"."""
