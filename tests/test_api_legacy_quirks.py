@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import threading
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from apiserver import SITE, Api, site
 from conftest import eventually
-from test_api_legacy import NAME, caller, in_background, info, register, remote, wf
+from predecessor.calls import STDERR_NAME
+from test_api_legacy import NAME, caller, in_background, info, params, progress, register, remote, step, wf
 from test_api_legacy import api as api
 from test_api_legacy import folder as folder
 
 BASE = "/mi-distcomp-api"
 EMPTY = {"content": "", "mimetype1": "", "mimetype2": ""}
+RESULT = {"content": "cg==", "mimetype1": "text/plain;", "mimetype2": "charset=us-ascii"}
 REQUESTS = {
     "User-Agent": "python-requests/2.31.0",
     "Accept-Encoding": "gzip, deflate",
@@ -159,3 +164,79 @@ def test_h95_jobs_that_the_old_form_cannot_hold_do_not_hide_others(api: Api, fol
     job = register(api, folder)
     entry = caller(api, "agent").call("GET", "calc-request", {"site_id": NAME}, None)[1]["errors"][0]
     assert entry == {"code": 200, "message": "ok", "accept_id": job}
+
+
+def with_times(api: Api, **times: int) -> None:
+    api.config["times"] = times
+    api.write_config()
+    api.kill()
+    api.start()
+
+
+def slowly(pieces: list[bytes], seconds: float) -> Iterator[bytes]:
+    """The pieces, spread over so long."""
+    for piece in pieces:
+        yield piece
+        time.sleep(seconds / len(pieces))
+
+
+def until(api: Api, job: str, last: str) -> None:
+    """The site's calls up to this one, without a file."""
+    assert params(api, job)[0] == 200
+    more = {"calc-end": {"result": "calc end"}, "send-results": {"result_files": {"out.dat": RESULT}}}
+    for name in ("calc-params-complete", "calc-start", "calc-end", "send-results"):
+        assert step(api, name, job, **more.get(name, {})) == (200, 200)
+        if name == last:
+            return
+
+
+def fetched(api: Api, job: str) -> tuple[str, Any]:
+    """Status and results of a job that has come to its end."""
+    eventually(lambda: progress(api, job) == "got return", what="the end")
+    calls = caller(api, "workflow")
+    status = calls.call("GET", "calc-status", {"accept_id": job}, None)[1]["errors"][0]["message"]
+    entry = calls.call("GET", "get-calc-result", {"accept_id": job}, None)[1]["errors"][0]
+    return status, {name: b64decode(file["content"]) for name, file in entry["result-info"]["result_files"].items()}
+
+
+def test_h98_files_that_take_longer_than_the_clocks_of_their_job(api: Api, folder: Path) -> None:
+    """While inputs or results move, the claim does not run out, and results that come late are not thrown away."""
+    with_times(api, legacy_claim=4, legacy_results=4, legacy_abnormal=4)
+    data = bytes(range(256)) * 80_000
+    job = register(api, folder, parameter_files={"a.dat": [b64encode(data).decode(), "a/b;", "charset=binary"]})
+    connection = api.connect()
+    head = {"Authorization": "Bearer " + api.tokens["agent"], "Content-Type": "application/json"}
+    connection.request("GET", f"{BASE}/calc-params?accept_id={job}&site_id={NAME}", headers=head)
+    answer, text = connection.getresponse(), bytearray()
+    for _ in slowly([b""] * 200, 9):
+        text += answer.read(140_000)
+    text += answer.read()
+    assert b64decode(json.loads(text)["calc-info"]["parameter_files"]["a.dat"][0]) == data
+    target = {"accept_id": job, "site_id": NAME}
+    for name, more in (("calc-params-complete", {}), ("calc-start", {}), ("calc-end", {"result": "calc end"})):
+        assert step(api, name, job, **more) == (200, 200)
+    file = {"content": b64encode(data).decode(), "mimetype1": "a/b;", "mimetype2": "charset=binary"}
+    body = json.dumps({**target, "result_files": {"out.dat": file}}).encode()
+    size = len(body) // 200 + 1
+    sent = slowly([body[i : i + size] for i in range(0, len(body), size)], 9)
+    connection.request("POST", f"{BASE}/send-results", sent, {**head, "Content-Length": str(len(body))})
+    assert json.loads(connection.getresponse().read())["errors"][0]["code"] == 200
+    connection.close()
+    assert step(api, "end-send", job, result="end send") == (200, 200)
+    assert fetched(api, job) == ("status:completed", {"out.dat": data})
+
+
+def test_h99_the_last_word_without_results_or_results_without_it(api: Api, folder: Path) -> None:
+    """A client whose results were refused says end-send; one that dies before it has sent all: neither job hangs."""
+    with_times(api, legacy_results=1)
+    job = register(api, folder, result_files={"out.dat": EMPTY, STDERR_NAME: EMPTY})
+    until(api, job, "calc-start")
+    assert step(api, "end-send", job, result="end send") == (400, 409)
+    assert step(api, "calc-end", job, result="calc end") == (200, 200)
+    for _ in range(2):
+        assert step(api, "end-send", job, result="end send") == (200, 200)
+    status, files = fetched(api, job)
+    assert status == "status:abnormal" and b"never sent the results" in files[STDERR_NAME]
+    job = register(api, folder)
+    until(api, job, "send-results")
+    assert fetched(api, job) == ("status:completed", {"out.dat": b"r"})

@@ -152,6 +152,7 @@ async def _send(call: Call, answer: Answer, send: Send) -> None:
         await send({"type": "http.response.body", "body": b"" if call.method == "HEAD" else answer.body})
         return
     async for piece in answer.stream:
+        call.moved += len(piece)
         await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
 

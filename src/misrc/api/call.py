@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import urllib.parse
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -99,6 +99,9 @@ class Call:
         self._receive = receive
         self._pace = pace
         self._hangup: asyncio.Task[None] | None = None
+        self._beside: list[asyncio.Task[None]] = []
+        # Bytes of both bodies so far: whether anything moves.
+        self.moved = 0
         self.read_to_end = (
             self.headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in self.headers
         )
@@ -182,6 +185,7 @@ class Call:
             body: bytes = message.get("body", b"")
             count += len(body)
             total += len(body)
+            self.moved += len(body)
             if limit is not None and total > limit:
                 raise Refused(ApiError.TOO_LARGE, "the body is too long")
             self.read_to_end = not message.get("more_body", False)
@@ -220,10 +224,15 @@ class Call:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
+    def accompany(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do this beside the call, until its answer is sent."""
+        self._beside.append(asyncio.get_running_loop().create_task(work))
+
     def finish(self) -> None:
-        """Nothing more is read."""
-        if self._hangup is not None:
-            self._hangup.cancel()
+        """Nothing more is read or sent."""
+        for task in (self._hangup, *self._beside):
+            if task is not None:
+                task.cancel()
 
 
 def parse_value(cls: type[T], data: bytes) -> T:

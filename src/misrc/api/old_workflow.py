@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from functools import partial
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Update, select
 
 from ..job.errors import BadRequest
 from ..job.states import JobState, Outcome
@@ -32,6 +32,7 @@ from .database import Transaction
 from .old_calls import read_body, read_query
 from .old_files import Intake, guess_types, source_of
 from .old_jobs import OldInput, Registered
+from .patience import be_patient
 from .problems import Refused, malformed, unknown
 from .records import INPUT, RESULT, FileRecord, Record
 from .schema import JOBS
@@ -237,6 +238,7 @@ async def get_calc_result(service: Service, who: Who, call: Call, kind: Kind) ->
     found = [await _result(service, record, name, here.get(name)) for name in dict.fromkeys(wanted)]
     # Not after the answer: whether a client has got it, nobody can see. It may be asked again for a declared time.
     await service.database.write("fetched", partial(_fetched, user=who.user, job=record.job))
+    call.accompany(be_patient(service, call, partial(_keep, job=record.job)))
     return answer_results(tuple(found))
 
 
@@ -244,6 +246,11 @@ def _fetched(tx: Transaction, user: str, job: str) -> None:
     record = jobs.own(tx.connection, user, job, lock=True)
     if record.state is JobState.ENDED:
         records.move(tx, record, JobState.RETRIEVED)
+
+
+def _keep(renewed: Update, now: float, job: str) -> Update:
+    """The results, while they are on their way."""
+    return renewed.where(JOBS.c.job == job, JOBS.c.state == JobState.RETRIEVED.value).values(since=now)
 
 
 async def _result(service: Service, record: Record, name: str, file: FileRecord | None) -> ResultFile:

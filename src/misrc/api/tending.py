@@ -18,7 +18,7 @@ from ..job.codec import dump_json, encode
 from ..job.states import JobState, Outcome
 from ..wire import api
 from ..wire.legacy_progress import Delivery
-from . import records
+from . import old_jobs, records
 from .bells import site_topic
 from .database import Transaction
 from .jobs import CANCELLED_HERE, shut
@@ -41,7 +41,6 @@ EXPIRED_UNRELEASED = "expired: it was never released"
 EXPIRED_UNTAKEN = "expired: no site took it"
 EXPIRED_UNFETCHED = "expired: nobody fetched the results"
 SILENT = "lost: the site has not been heard for as long as its declaration allows"
-NO_RESULTS = "the site told the end and never sent the results"
 
 
 class Keeper:
@@ -217,11 +216,9 @@ def _silent(tx: Transaction, service: Service, record: records.Record) -> None:
         records.end(tx, record, Outcome.LOST, SILENT, cancel=True)
 
 
-def _resultless(tx: Transaction, _service: Service, record: records.Record) -> None:
-    """A client of the predecessor may stop after an abnormal end: the job ends with what there is."""
-    outcome = record.ending or Outcome.FAILED
-    outcome = Outcome.FAILED if outcome is Outcome.SUCCEEDED else outcome
-    records.end(tx, record, outcome, record.ending_reason or NO_RESULTS)
+def _resultless(tx: Transaction, service: Service, record: records.Record) -> None:
+    """A client of the predecessor may stop after an abnormal end, or before its last word."""
+    old_jobs.end(tx, record, service.returnable(record))
 
 
 def _fetched(tx: Transaction, _service: Service, record: records.Record) -> None:
