@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import uuid
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from apiserver import SITE, Api, site
 from conftest import eventually
-from predecessor.calls import STDERR_NAME
+from predecessor.calls import STDERR_NAME, STDOUT_NAME
 from test_api_legacy import NAME, caller, in_background, info, params, progress, register, remote, step, wf
 from test_api_legacy import api as api
 from test_api_legacy import folder as folder
@@ -240,3 +241,17 @@ def test_h99_the_last_word_without_results_or_results_without_it(api: Api, folde
     job = register(api, folder)
     until(api, job, "send-results")
     assert fetched(api, job) == ("status:completed", {"out.dat": b"r"})
+
+
+def test_p65_a_log_that_is_no_text_is_not_called_one(api: Api, folder: Path) -> None:
+    """What an agent of ours sent as log, with other bytes behind a long beginning that is ASCII."""
+    job = register(api, folder, result_files={"out.dat": EMPTY, STDOUT_NAME: EMPTY})
+    log = b"step\n" * 20_000 + b"\x82\xa0\n"
+    claim = api.claim(str(uuid.uuid4()))
+    fence = {"Misrc-Fence": str(claim["fence"])}
+    api.report(claim, "running")
+    api.call("POST", f"/mi-distcomp-api/v2/claims/{job}/log?offset=0", log, "agent", fence)
+    assert api.end(claim, {"out.dat": b"r"}).status == 200
+    entry = caller(api, "workflow").call("GET", "get-calc-result", {"accept_id": job}, None)[1]["errors"][0]
+    output = entry["result-info"]["result_files"][STDOUT_NAME]
+    assert (b64decode(output["content"]), output["mimetype2"]) == (log, "charset=binary")

@@ -30,7 +30,7 @@ from .access import Who
 from .call import JSON, Call
 from .database import Transaction
 from .old_calls import read_body, read_query
-from .old_files import Intake, guess_types, source_of
+from .old_files import BYTES, Intake, guess_types, source_of
 from .old_jobs import OldInput, Registered
 from .patience import be_patient
 from .problems import Refused, malformed, unknown
@@ -40,7 +40,7 @@ from .service import Service
 from .spool import LOG
 
 MAX_LISTED = 10_000
-LOOK_BYTES = 4096
+LOOK_BYTES = 1 << 20
 NOT_RETURNED = "the site returned no such file"
 
 
@@ -278,6 +278,7 @@ async def _log(service: Service, record: Record) -> ResultFile:
 async def _look_types(service: Service, file: FileRecord) -> tuple[str, str]:
     if file.content is not None:
         return guess_types(file.content)
+    if file.size > LOOK_BYTES:
+        return BYTES
     path = service.spool.path(file.job, file.side, file.number)
-    begin = [piece async for piece in service.transfers.stream(path, 0, min(file.size, LOOK_BYTES))]
-    return guess_types(b"".join(begin))
+    return guess_types(b"".join([piece async for piece in service.transfers.stream(path, 0, file.size)]))
