@@ -72,6 +72,25 @@ def test_h90_pipelined_polls_are_answered_in_order(api: Api, folder: Path) -> No
     assert found.count(job.encode()) == 5 and found.count(b"HTTP/1.1 200 OK") == 5
 
 
+def test_h101_a_body_that_nobody_reads_does_not_cost_the_answer(api: Api, folder: Path) -> None:
+    """A GET with a body that comes after its head, as old clients send it: answered, and the connection stays."""
+    job, body = register(api, folder), b'{"accept_id": "x"}'
+    words = [f"Host: localhost:{api.port}", f"Authorization: Bearer {api.tokens['workflow']}"]
+    words += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    head = "\r\n".join([f"GET {BASE}/calc-status?accept_id={job} HTTP/1.1", *words]).encode() + b"\r\n\r\n"
+    found = b""
+    with api.stream() as stream:
+        for count in (1, 2, 3):
+            stream.sendall(head)
+            assert progress(api, job) == "not start"  # on another connection, while the server knows the head alone
+            stream.sendall(body)
+            while found.count(b"status:none") < count:
+                piece = stream.recv(65536)
+                assert piece, "the connection is closed"
+                found += piece
+    assert found.count(b"HTTP/1.1 200 OK") == 3 and b"connection: close" not in found
+
+
 @pytest.mark.parametrize(
     "head",
     [

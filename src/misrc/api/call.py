@@ -7,6 +7,7 @@ form parser or compression exists at all, and a body is never held unless it is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
@@ -23,6 +24,8 @@ Send = Callable[[Any], Awaitable[None]]
 JSON = b"application/json"
 MAX_QUERY = 2048
 LARGE_BODY = 4 << 20
+MAX_DRAINED = 1 << 20
+DRAIN_SECONDS = 5.0
 RETRY_SECONDS = b"5"
 _SINGLE = {
     b"host",
@@ -195,6 +198,16 @@ class Call:
                 waited, count = 0.0, 0
             if body:
                 yield body
+
+    async def drain(self) -> None:
+        """Take in a short body that nobody wanted: closed on while it is being sent, its sender would see no answer."""
+        with contextlib.suppress(Refused, TimeoutError):
+            waits = b"expect" in self.headers or self._hangup is not None
+            if waits or (self.content_length() or 0) > MAX_DRAINED:
+                return
+            async with asyncio.timeout(DRAIN_SECONDS):
+                async for _ in self.pieces(MAX_DRAINED):
+                    pass
 
     async def body(self, limit: int) -> bytes:
         """A whole body of at most `limit` bytes."""
