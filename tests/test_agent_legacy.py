@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -167,6 +168,42 @@ def test_p26_a_lost_answer_does_not_hang_the_job(old: Old, call: str, trouble: s
     assert old.compute() == 0
     assert (old.folder / "out.txt").read_bytes() == b"input bytes \xff\n"
     assert len(old.starts()) == 1
+
+
+@pytest.mark.parametrize("call", ["calc-params", "calc-params-complete", "calc-start", "calc-end", "send-results"])
+def test_p63_a_job_that_the_server_forgot_ends_here_too(old: Old, call: str) -> None:
+    """Deleted by its workflow, or lost in a restart: nothing of it waits on at the site, and the poller goes on."""
+    limits = old.site.policy["limits"]
+    old.site.policy["limits"] = {**limits, "jobs": 1, "waiting": 1}
+    old.site.install()
+    old.server.store.trouble[call] = ["forget", "forget"]
+    process = old.start()
+    assert [old.compute() for _ in range(3)] == [1, 1, 0] and process.poll() is None
+    found = old.site.work_root.glob
+    states = lambda: {json.loads(path.read_text())["state"] for path in found("*/job.json")}  # noqa: E731
+    eventually(lambda: states() == {"closed"}, what="the end of all jobs")
+
+
+def test_p64_answers_that_are_not_the_predecessors_are_waited_out(old: Old) -> None:
+    """A gateway that is down or knows no token: told once, asked again at the next poll, and no job is given up."""
+    old.server.store.trouble = {"calc-request": ["503"] * 3 + ["401"] * 3, "calc-end": ["401", "401"]}
+    process = old.start("retry:2,0.05")
+    assert old.compute() == 0 and process.poll() is None
+    said = old.said()
+    assert said.count("calc-request: the server answers with status 503") == 1
+    assert said.count("calc-request: the server does not take the token") == 1
+    assert len(old.starts()) == 1
+
+
+def test_p65_output_that_is_no_text_is_not_called_one(old: Old) -> None:
+    """The predecessor's client decodes what is called UTF-8, and ends where it is not."""
+    body = "printf '\\202\\240\\n'; cat a.dat >out.txt\n"
+    make_program(old.site.root / "programs/old", body)
+    old.start()
+    assert old.compute() == 0
+    assert (old.folder / STDOUT_NAME).read_bytes() == b"\x82\xa0\n"
+    sent = next(seen.body for seen in old.server.store.calls if seen.name == "send-results")
+    assert sent["result_files"][STDOUT_NAME]["mimetype2"] == "charset=binary"
 
 
 @pytest.mark.parametrize("point", points("legacy-agent"))

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import threading
+import time
+import uuid
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from apiserver import SITE, Api, site
 from conftest import eventually
-from test_api_legacy import NAME, caller, in_background, info, register, remote, wf
+from predecessor.calls import STDERR_NAME, STDOUT_NAME
+from test_api_legacy import NAME, caller, in_background, info, params, progress, register, remote, step, wf
 from test_api_legacy import api as api
 from test_api_legacy import folder as folder
 
 BASE = "/mi-distcomp-api"
 EMPTY = {"content": "", "mimetype1": "", "mimetype2": ""}
+RESULT = {"content": "cg==", "mimetype1": "text/plain;", "mimetype2": "charset=us-ascii"}
 REQUESTS = {
     "User-Agent": "python-requests/2.31.0",
     "Accept-Encoding": "gzip, deflate",
@@ -64,6 +70,25 @@ def test_h90_pipelined_polls_are_answered_in_order(api: Api, folder: Path) -> No
     one = "\r\n".join([f"GET {BASE}/calc-request?site_id={NAME} HTTP/1.1", *words]).encode() + b"\r\n\r\n"
     found = api.raw(one * 5, 3)
     assert found.count(job.encode()) == 5 and found.count(b"HTTP/1.1 200 OK") == 5
+
+
+def test_h101_a_body_that_nobody_reads_does_not_cost_the_answer(api: Api, folder: Path) -> None:
+    """A GET with a body that comes after its head, as old clients send it: answered, and the connection stays."""
+    job, body = register(api, folder), b'{"accept_id": "x"}'
+    words = [f"Host: localhost:{api.port}", f"Authorization: Bearer {api.tokens['workflow']}"]
+    words += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    head = "\r\n".join([f"GET {BASE}/calc-status?accept_id={job} HTTP/1.1", *words]).encode() + b"\r\n\r\n"
+    found = b""
+    with api.stream() as stream:
+        for count in (1, 2, 3):
+            stream.sendall(head)
+            assert progress(api, job) == "not start"  # on another connection, while the server knows the head alone
+            stream.sendall(body)
+            while found.count(b"status:none") < count:
+                piece = stream.recv(65536)
+                assert piece, "the connection is closed"
+                found += piece
+    assert found.count(b"HTTP/1.1 200 OK") == 3 and b"connection: close" not in found
 
 
 @pytest.mark.parametrize(
@@ -159,3 +184,93 @@ def test_h95_jobs_that_the_old_form_cannot_hold_do_not_hide_others(api: Api, fol
     job = register(api, folder)
     entry = caller(api, "agent").call("GET", "calc-request", {"site_id": NAME}, None)[1]["errors"][0]
     assert entry == {"code": 200, "message": "ok", "accept_id": job}
+
+
+def with_times(api: Api, **times: int) -> None:
+    api.config["times"] = times
+    api.write_config()
+    api.kill()
+    api.start()
+
+
+def slowly(pieces: list[bytes], seconds: float) -> Iterator[bytes]:
+    """The pieces, spread over so long."""
+    for piece in pieces:
+        yield piece
+        time.sleep(seconds / len(pieces))
+
+
+def until(api: Api, job: str, last: str) -> None:
+    """The site's calls up to this one, without a file."""
+    assert params(api, job)[0] == 200
+    more = {"calc-end": {"result": "calc end"}, "send-results": {"result_files": {"out.dat": RESULT}}}
+    for name in ("calc-params-complete", "calc-start", "calc-end", "send-results"):
+        assert step(api, name, job, **more.get(name, {})) == (200, 200)
+        if name == last:
+            return
+
+
+def fetched(api: Api, job: str) -> tuple[str, Any]:
+    """Status and results of a job that has come to its end."""
+    eventually(lambda: progress(api, job) == "got return", what="the end")
+    calls = caller(api, "workflow")
+    status = calls.call("GET", "calc-status", {"accept_id": job}, None)[1]["errors"][0]["message"]
+    entry = calls.call("GET", "get-calc-result", {"accept_id": job}, None)[1]["errors"][0]
+    return status, {name: b64decode(file["content"]) for name, file in entry["result-info"]["result_files"].items()}
+
+
+def test_h98_files_that_take_longer_than_the_clocks_of_their_job(api: Api, folder: Path) -> None:
+    """While inputs or results move, the claim does not run out, and results that come late are not thrown away."""
+    with_times(api, legacy_claim=4, legacy_results=4, legacy_abnormal=4)
+    data = bytes(range(256)) * 80_000
+    job = register(api, folder, parameter_files={"a.dat": [b64encode(data).decode(), "a/b;", "charset=binary"]})
+    connection = api.connect()
+    head = {"Authorization": "Bearer " + api.tokens["agent"], "Content-Type": "application/json"}
+    connection.request("GET", f"{BASE}/calc-params?accept_id={job}&site_id={NAME}", headers=head)
+    answer, text = connection.getresponse(), bytearray()
+    for _ in slowly([b""] * 200, 9):
+        text += answer.read(140_000)
+    text += answer.read()
+    assert b64decode(json.loads(text)["calc-info"]["parameter_files"]["a.dat"][0]) == data
+    target = {"accept_id": job, "site_id": NAME}
+    for name, more in (("calc-params-complete", {}), ("calc-start", {}), ("calc-end", {"result": "calc end"})):
+        assert step(api, name, job, **more) == (200, 200)
+    file = {"content": b64encode(data).decode(), "mimetype1": "a/b;", "mimetype2": "charset=binary"}
+    body = json.dumps({**target, "result_files": {"out.dat": file}}).encode()
+    size = len(body) // 200 + 1
+    sent = slowly([body[i : i + size] for i in range(0, len(body), size)], 9)
+    connection.request("POST", f"{BASE}/send-results", sent, {**head, "Content-Length": str(len(body))})
+    assert json.loads(connection.getresponse().read())["errors"][0]["code"] == 200
+    connection.close()
+    assert step(api, "end-send", job, result="end send") == (200, 200)
+    assert fetched(api, job) == ("status:completed", {"out.dat": data})
+
+
+def test_h99_the_last_word_without_results_or_results_without_it(api: Api, folder: Path) -> None:
+    """A client whose results were refused says end-send; one that dies before it has sent all: neither job hangs."""
+    with_times(api, legacy_results=1)
+    job = register(api, folder, result_files={"out.dat": EMPTY, STDERR_NAME: EMPTY})
+    until(api, job, "calc-start")
+    assert step(api, "end-send", job, result="end send") == (400, 409)
+    assert step(api, "calc-end", job, result="calc end") == (200, 200)
+    for _ in range(2):
+        assert step(api, "end-send", job, result="end send") == (200, 200)
+    status, files = fetched(api, job)
+    assert status == "status:abnormal" and b"never sent the results" in files[STDERR_NAME]
+    job = register(api, folder)
+    until(api, job, "send-results")
+    assert fetched(api, job) == ("status:completed", {"out.dat": b"r"})
+
+
+def test_p65_a_log_that_is_no_text_is_not_called_one(api: Api, folder: Path) -> None:
+    """What an agent of ours sent as log, with other bytes behind a long beginning that is ASCII."""
+    job = register(api, folder, result_files={"out.dat": EMPTY, STDOUT_NAME: EMPTY})
+    log = b"step\n" * 20_000 + b"\x82\xa0\n"
+    claim = api.claim(str(uuid.uuid4()))
+    fence = {"Misrc-Fence": str(claim["fence"])}
+    api.report(claim, "running")
+    api.call("POST", f"/mi-distcomp-api/v2/claims/{job}/log?offset=0", log, "agent", fence)
+    assert api.end(claim, {"out.dat": b"r"}).status == 200
+    entry = caller(api, "workflow").call("GET", "get-calc-result", {"accept_id": job}, None)[1]["errors"][0]
+    output = entry["result-info"]["result_files"][STDOUT_NAME]
+    assert (b64decode(output["content"]), output["mimetype2"]) == (log, "charset=binary")

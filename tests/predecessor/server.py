@@ -7,7 +7,8 @@
 - reads its ini file at each registration.
 
 A test can make it misbehave: `server.trouble["calc-start"] = ["lose"]` does the call and drops the connection instead
-of the answer; `"500"` answers that HTTP status without doing it; `"plain"` leaves the colon out of a status.
+of the answer; `"500"` answers that HTTP status without doing it; `"plain"` leaves the colon out of a status; `"forget"`
+loses all jobs first, as a restart does.
 """
 
 from __future__ import annotations
@@ -200,6 +201,8 @@ class Handler(BaseHTTPRequestHandler):
             if what.isdigit():
                 self.answer(int(what), {"errors": [{"code": what, "message": "trouble"}]})
                 return
+            if what == "forget":
+                self.store.jobs.clear()
             http, document = self.result(seen, path)
         if what == "lose":
             self.close_connection = True

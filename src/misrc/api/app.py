@@ -143,6 +143,7 @@ async def health(service: Service, call: Call) -> Answer:
 
 async def _send(call: Call, answer: Answer, send: Send) -> None:
     """The answer; a body that was not read to its end closes the connection, so that its rest is never a request."""
+    await call.drain()
     length = answer.length if answer.stream is not None else len(answer.body)
     headers = [(b"content-type", answer.media), (b"content-length", str(length).encode()), *_FIXED, *answer.headers]
     if not call.read_to_end:
@@ -152,6 +153,7 @@ async def _send(call: Call, answer: Answer, send: Send) -> None:
         await send({"type": "http.response.body", "body": b"" if call.method == "HEAD" else answer.body})
         return
     async for piece in answer.stream:
+        call.moved += len(piece)
         await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
 

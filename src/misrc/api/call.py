@@ -7,9 +7,10 @@ form parser or compression exists at all, and a body is never held unless it is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import urllib.parse
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -23,6 +24,8 @@ Send = Callable[[Any], Awaitable[None]]
 JSON = b"application/json"
 MAX_QUERY = 2048
 LARGE_BODY = 4 << 20
+MAX_DRAINED = 1 << 20
+DRAIN_SECONDS = 5.0
 RETRY_SECONDS = b"5"
 _SINGLE = {
     b"host",
@@ -99,6 +102,9 @@ class Call:
         self._receive = receive
         self._pace = pace
         self._hangup: asyncio.Task[None] | None = None
+        self._beside: list[asyncio.Task[None]] = []
+        # Bytes of both bodies so far: whether anything moves.
+        self.moved = 0
         self.read_to_end = (
             self.headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in self.headers
         )
@@ -182,6 +188,7 @@ class Call:
             body: bytes = message.get("body", b"")
             count += len(body)
             total += len(body)
+            self.moved += len(body)
             if limit is not None and total > limit:
                 raise Refused(ApiError.TOO_LARGE, "the body is too long")
             self.read_to_end = not message.get("more_body", False)
@@ -191,6 +198,16 @@ class Call:
                 waited, count = 0.0, 0
             if body:
                 yield body
+
+    async def drain(self) -> None:
+        """Take in a short body that nobody wanted: closed on while it is being sent, its sender would see no answer."""
+        with contextlib.suppress(Refused, TimeoutError):
+            waits = b"expect" in self.headers or self._hangup is not None
+            if waits or (self.content_length() or 0) > MAX_DRAINED:
+                return
+            async with asyncio.timeout(DRAIN_SECONDS):
+                async for _ in self.pieces(MAX_DRAINED):
+                    pass
 
     async def body(self, limit: int) -> bytes:
         """A whole body of at most `limit` bytes."""
@@ -220,10 +237,15 @@ class Call:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
+    def accompany(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do this beside the call, until its answer is sent."""
+        self._beside.append(asyncio.get_running_loop().create_task(work))
+
     def finish(self) -> None:
-        """Nothing more is read."""
-        if self._hangup is not None:
-            self._hangup.cancel()
+        """Nothing more is read or sent."""
+        for task in (self._hangup, *self._beside):
+            if task is not None:
+                task.cancel()
 
 
 def parse_value(cls: type[T], data: bytes) -> T:

@@ -22,6 +22,7 @@ from ..wire.legacy_progress import Delivery
 from . import records
 from .database import Database, Transaction
 from .jobs import CANCELLED_HERE, shut
+from .legacy import jobs as legacy_jobs
 from .notifier import site_topic
 from .problems import Refused
 from .schema import CHANGES, JOBS, SEEN
@@ -42,7 +43,6 @@ EXPIRED_UNRELEASED = "expired: it was never released"
 EXPIRED_UNTAKEN = "expired: no site took it"
 EXPIRED_UNFETCHED = "expired: nobody fetched the results"
 SILENT = "lost: the site has not been heard for as long as its declaration allows"
-NO_RESULTS = "the site told the end and never sent the results"
 
 
 class Service(Protocol):
@@ -55,6 +55,9 @@ class Service(Protocol):
     spool: Spool
     transfers: Transfers
     sites: Sites
+
+    def returnable(self, record: records.Record) -> Callable[[str], bool]:
+        """Which results of this job count."""
 
 
 class Housekeeper:
@@ -230,11 +233,9 @@ def _silent(tx: Transaction, service: Service, record: records.Record) -> None:
         records.end(tx, record, Outcome.LOST, SILENT, cancel=True)
 
 
-def _resultless(tx: Transaction, _service: Service, record: records.Record) -> None:
-    """A client of the predecessor may stop after an abnormal end: the job ends with what there is."""
-    outcome = record.ending or Outcome.FAILED
-    outcome = Outcome.FAILED if outcome is Outcome.SUCCEEDED else outcome
-    records.end(tx, record, outcome, record.ending_reason or NO_RESULTS)
+def _resultless(tx: Transaction, service: Service, record: records.Record) -> None:
+    """A client of the predecessor may stop after an abnormal end, or before its last word."""
+    legacy_jobs.end(tx, record, service.returnable(record))
 
 
 def _fetched(tx: Transaction, _service: Service, record: records.Record) -> None:

@@ -1,8 +1,9 @@
 """The predecessor's ini file (`mi_distributed_computing_assist.ini`): which sites there are, and what each may run.
 
 A site's `commands` decide what old clients can have run there, so the file is read as strictly as its format allows:
-bounded, UTF-8, nothing twice, no `[DEFAULT]` section (it would lend its commands to every site), no interpolation.
-What is there and means nothing to us, is told as a warning: a mistyped name must not go unseen.
+bounded, UTF-8, no `[DEFAULT]` section (it would lend its commands to every site), no interpolation.
+What the predecessor takes and does nothing with, is told as a warning: a mistyped name must not go unseen. In files in
+use stand sites that have no section, or no commands yet, and words that stand twice.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ def parse_ini(text: str) -> LegacyIni:
         parser.read_string(text)
     except configparser.Error as error:
         raise BadRequest(" ".join(str(error).split())) from None
+    if not parser.has_option("RemoteSites", "remote_site_ids"):
+        raise BadRequest("[RemoteSites] remote_site_ids is missing")
     names = _words(parser, "RemoteSites", "remote_site_ids", MAX_SITES)
     for name in names:
         if not re.fullmatch(LEGACY_ID, name, re.ASCII):
@@ -74,12 +77,8 @@ def parse_ini(text: str) -> LegacyIni:
 
 
 def _words(parser: configparser.ConfigParser, section: str, key: str, most: int) -> tuple[str, ...]:
-    """A list: separated by white space, over several lines, nothing twice."""
-    if not parser.has_option(section, key):
-        raise BadRequest(f"[{section}] {key} is missing")
-    found = tuple(parser.get(section, key).split())
-    if len(set(found)) != len(found):
-        raise BadRequest(f"[{section}] {key}: something stands twice")
+    """A list: separated by white space, over several lines. What stands twice counts once."""
+    found = tuple(dict.fromkeys(parser.get(section, key, fallback="").split()))
     if len(found) > most:
         raise BadRequest(f"[{section}] {key}: more than {most}")
     return found

@@ -88,10 +88,14 @@ def _status(outcome: Optional[Outcome]) -> Status:
 
 @dataclass(frozen=True)
 class Step:
-    """What a call of the site's side does to a job's progress: from `needs` to `leads`."""
+    """What a call of the site's side does to a job's progress: from `needs`, or what follows it, to `leads`."""
 
     needs: Progress
     leads: Progress
+
+    def takes(self, progress: Progress) -> bool:
+        """Whether the call has its turn at this progress."""
+        return self.needs.order <= progress.order < self.leads.order
 
     def repeats(self, progress: Progress) -> bool:
         """Whether a job with this progress has had the call already, so that it is answered as the first time."""
@@ -99,11 +103,12 @@ class Step:
 
 
 # send-results may come again before end-send (one body holds all results); the predecessor refuses every repetition.
+# A client whose results were refused says end-send all the same.
 STEPS: Dict[Call, Step] = {
     Call.CALC_PARAMS: Step(_P.NOT_START, _P.SENDING_PARAMS),
     Call.CALC_PARAMS_COMPLETE: Step(_P.SENDING_PARAMS, _P.COMPLETE_SEND),
     Call.CALC_START: Step(_P.COMPLETE_SEND, _P.RUNNING),
     Call.CALC_END: Step(_P.RUNNING, _P.CALC_END),
     Call.SEND_RESULTS: Step(_P.CALC_END, _P.GETTING_RETURN),
-    Call.END_SEND: Step(_P.GETTING_RETURN, _P.GOT_RETURN),
+    Call.END_SEND: Step(_P.CALC_END, _P.GOT_RETURN),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -11,17 +12,19 @@ from ...job.codec import CodecError, decode, dump_json, encode, parse_json
 from ...job.interface import ProgramInterface
 from ...job.manifest import Entry, digest_manifest, make_manifest, render_manifest, total_bytes
 from ...job.spec import JobSpec
-from ...job.states import JobState
+from ...job.states import JobState, Outcome
 from ...wire.api import ApiError
 from ...wire.content import MAX_TEXT, text_length
 from ...wire.legacy import STDERR_NAME, STDOUT_NAME, split_parameters
 from ...wire.legacy_progress import Delivery, Face, face_of
 from .. import records
+from ..database import Transaction
 from ..problems import Refused
-from ..records import INPUT, FileRecord, Record
+from ..records import INPUT, RESULT, FileRecord, Record
 from ..sites import DeclaredSite
 
 LOG_NAMES = (STDOUT_NAME, STDERR_NAME)
+NO_RESULTS = "the site told the end and never sent the results"
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,20 @@ def offered(connection: Connection, record: Record, site: DeclaredSite, asked: s
     inputs = tuple(OldInput(file.name, file.name, "application/octet-stream;", "charset=binary") for file in files)
     plain = tuple(name for name in program.outputs if not set("*?") & set(name))
     return Registered(program.command, asked, " ".join(words), inputs, (*plain, *LOG_NAMES))
+
+
+def end(tx: Transaction, record: Record, returnable: Callable[[str], bool], log_bytes: int = 0) -> None:
+    """The end that the site has told, with the results that are here; where it sent none it is no success."""
+    here = [file for file in records.list_files(tx.connection, record.job, RESULT) if file.whole]
+    if record.old is None:  # v2 has its own place for what the program printed
+        records.drop_files(tx, record.job, RESULT, [f.name for f in here if f.failed or not returnable(f.name)])
+    returned = [file for file in here if not file.failed and returnable(file.name)]
+    text = render_manifest(make_manifest(Entry(f.name, f.size, f.sha256) for f in returned)).decode()
+    outcome, reason = record.ending or Outcome.FAILED, record.ending_reason
+    if record.delivery is not Delivery.RESULTS_ARRIVING:
+        outcome = Outcome.FAILED if outcome is Outcome.SUCCEEDED else outcome
+        reason = reason or NO_RESULTS
+    records.end(tx, record, outcome, reason, out_manifest=text, log_bytes=log_bytes)
 
 
 def face(record: Record) -> Face | None:

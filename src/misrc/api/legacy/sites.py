@@ -8,9 +8,8 @@ import uuid
 from collections.abc import Callable
 from functools import partial
 
-from sqlalchemy import Connection, or_, select
+from sqlalchemy import Connection, Update, or_, select
 
-from ...job.manifest import Entry, make_manifest, render_manifest
 from ...job.states import JobState, Outcome
 from ...wire import legacy
 from ...wire.api import ApiError
@@ -23,12 +22,14 @@ from ..access import Who
 from ..call import JSON, Call
 from ..database import Transaction
 from ..notifier import site_topic
+from ..patience import be_patient
 from ..problems import Refused, unknown
 from ..records import INPUT, RESULT, FileRecord, Record
 from ..schema import JOBS
 from ..service import Service
 from ..sites import DeclaredSite
 from ..spool import LOG
+from ..times import Times
 from . import jobs as legacy_jobs
 from .calls import Handler, read_body, read_query
 from .files import Intake, copy_files, source_of
@@ -139,7 +140,7 @@ def _step(
         if record.agent is None:
             raise Refused(ApiError.CONFLICT, f"the job is {progress.value}")
         return record
-    if progress is not step.needs:
+    if not step.takes(progress):
         raise Refused(ApiError.CONFLICT, f"the job is {progress.value}")
     act(tx, record)
     return record
@@ -156,6 +157,7 @@ async def calc_params(service: Service, who: Who, call: Call, kind: Kind) -> Ans
     taker = legacy_jobs.old_agent(who.user, site.id, who.token, call.client)
     take = partial(_take, agent=taker, seconds=service.times.legacy_claim)
     await service.database.write("claim", lambda tx: _step(kind, who, site, said.accept_id, tx, take, taker))
+    call.accompany(be_patient(service, call, partial(_hold, job=record.job, agent=taker, times=service.times)))
     files = await service.database.read(lambda c: records.list_files(c, record.job, INPUT, content=True))
     return answer_params(_info(service, registered, {file.name: file for file in files}))
 
@@ -165,6 +167,12 @@ def _take(tx: Transaction, record: Record, agent: str, seconds: float) -> None:
         raise Refused(ApiError.CONFLICT, "the job was withdrawn")
     records.change(tx, record, agent=agent, fence=record.fence + 1, lease=tx.now + seconds)
     tx.notify(site_topic(record.site))
+
+
+def _hold(renewed: Update, now: float, job: str, agent: str, times: Times) -> Update:
+    """The claim, while its inputs are on their way."""
+    held = renewed.where(JOBS.c.job == job, JOBS.c.agent == agent, JOBS.c.lease.is_not(None), JOBS.c.confirmed == 0)
+    return held.values(lease=now + times.legacy_claim)
 
 
 def _info(service: Service, registered: legacy_jobs.Registered, files: dict[str, FileRecord]) -> CalcInfo:
@@ -231,6 +239,7 @@ async def send_results(service: Service, who: Who, call: Call, kind: Kind) -> An
     until that is known.
     """
     call.require_media(JSON)
+    call.accompany(be_patient(service, call, partial(_await_results, who=who)))
     waiting = str(uuid.uuid4())
     intake = Intake(service, waiting, RESULT)
     try:
@@ -252,6 +261,12 @@ async def send_results(service: Service, who: Who, call: Call, kind: Kind) -> An
     finally:
         await service.transfers.in_thread(service.spool.remove, waiting)
     return answer_ok()
+
+
+def _await_results(renewed: Update, now: float, who: Who) -> Update:
+    """Every job that these results may belong to."""
+    whose = (JOBS.c.owner == who.user, JOBS.c.site.in_(who.sites), JOBS.c.agent.like(records.OLD_AGENT + "%"))
+    return renewed.where(*whose, JOBS.c.ending.is_not(None), JOBS.c.outcome.is_(None)).values(ending_since=now)
 
 
 async def _check_names(service: Service, record: Record, site: DeclaredSite, said: legacy.SendResults) -> None:
@@ -291,8 +306,7 @@ def _keep_results(tx: Transaction, who: Who, site: DeclaredSite, job: str, files
 
 
 async def end_send(service: Service, who: Who, call: Call, kind: Kind) -> Answer:
-    """All results have been sent."""
-
+    """All results have been sent, or will not be."""
     said = await read_body(call, kind)
     site = find_site(service, who, said.site_id)
     record = await service.database.read(lambda c: claimed(c, who, site, said.accept_id))
@@ -301,15 +315,7 @@ async def end_send(service: Service, who: Who, call: Call, kind: Kind) -> Answer
         log_bytes = await _make_log(service, record)
 
     def act(tx: Transaction, record: Record) -> None:
-        returnable = service.returnable(record)
-        here = [f for f in records.list_files(tx.connection, record.job, RESULT) if f.whole]
-        if record.old is None:  # v2 has its own place for what the program printed
-            records.drop_files(tx, record.job, RESULT, [f.name for f in here if f.failed or not returnable(f.name)])
-        returned = [f for f in here if not f.failed and returnable(f.name)]
-        entries = make_manifest(Entry(f.name, f.size, f.sha256) for f in returned)
-        text = render_manifest(entries).decode()
-        outcome = record.ending or Outcome.FAILED
-        records.end(tx, record, outcome, record.ending_reason, out_manifest=text, log_bytes=log_bytes)
+        legacy_jobs.end(tx, record, service.returnable(record), log_bytes)
 
     await service.database.write("end_send", lambda tx: _step(kind, who, site, said.accept_id, tx, act))
     return answer_ok()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from functools import partial
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Update, select
 
 from ...job.errors import BadRequest
 from ...job.states import JobState, Outcome
@@ -29,6 +29,7 @@ from .. import jobs, records, uploads
 from ..access import Who
 from ..call import JSON, Call
 from ..database import Transaction
+from ..patience import be_patient
 from ..problems import Refused, malformed, unknown
 from ..records import INPUT, RESULT, FileRecord, Record
 from ..schema import JOBS
@@ -36,11 +37,11 @@ from ..service import Service
 from ..spool import LOG
 from . import jobs as legacy_jobs
 from .calls import read_body, read_query
-from .files import Intake, guess_types, source_of
+from .files import BYTES, Intake, guess_types, source_of
 from .jobs import OldInput, Registered
 
 MAX_LISTED = 10_000
-LOOK_BYTES = 4096
+LOOK_BYTES = 1 << 20
 NOT_RETURNED = "the site returned no such file"
 
 
@@ -238,6 +239,7 @@ async def get_calc_result(service: Service, who: Who, call: Call, kind: Kind) ->
     found = [await _result(service, record, name, here.get(name)) for name in dict.fromkeys(wanted)]
     # Not after the answer: whether a client has got it, nobody can see. It may be asked again for a declared time.
     await service.database.write("fetched", partial(_fetched, user=who.user, job=record.job))
+    call.accompany(be_patient(service, call, partial(_keep, job=record.job)))
     return answer_results(tuple(found))
 
 
@@ -245,6 +247,11 @@ def _fetched(tx: Transaction, user: str, job: str) -> None:
     record = jobs.own(tx.connection, user, job, lock=True)
     if record.state is JobState.ENDED:
         records.move(tx, record, JobState.RETRIEVED)
+
+
+def _keep(renewed: Update, now: float, job: str) -> Update:
+    """The results, while they are on their way."""
+    return renewed.where(JOBS.c.job == job, JOBS.c.state == JobState.RETRIEVED.value).values(since=now)
 
 
 async def _result(service: Service, record: Record, name: str, file: FileRecord | None) -> ResultFile:
@@ -272,6 +279,7 @@ async def _log(service: Service, record: Record) -> ResultFile:
 async def _look_types(service: Service, file: FileRecord) -> tuple[str, str]:
     if file.content is not None:
         return guess_types(file.content)
+    if file.size > LOOK_BYTES:
+        return BYTES
     path = service.spool.path(file.job, file.side, file.number)
-    begin = [piece async for piece in service.transfers.stream(path, 0, min(file.size, LOOK_BYTES))]
-    return guess_types(b"".join(begin))
+    return guess_types(b"".join([piece async for piece in service.transfers.stream(path, 0, file.size)]))

@@ -6,7 +6,6 @@ that no half file is ever seen under a result's name. A file that was not asked 
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import hashlib
 import os
@@ -25,7 +24,8 @@ from ...wire.scanner import Sink
 from ..messages.catalog import say
 from .client import printable
 
-_SAMPLE = 64 << 10
+_SAMPLE = 1 << 20
+_BYTES = ("application/octet-stream;", "charset=binary")
 
 
 def load_input(name: str, show: Callable[[str], None]) -> InputFile:
@@ -35,7 +35,7 @@ def load_input(name: str, show: Callable[[str], None]) -> InputFile:
             status = os.fstat(stream.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise BadRequest(say("wf.input", path=name, why="not a regular file"))
-            words = describe(stream.read(_SAMPLE))
+            words = describe(stream.read(_SAMPLE + 1))
     except FileNotFoundError:
         show(say("wf.input-missing", path=name))
         return InputFile(name, b"", "", "")
@@ -47,20 +47,20 @@ def load_input(name: str, show: Callable[[str], None]) -> InputFile:
     return InputFile(name, FileSource(status.st_size, lambda: open(path, "rb")), *words)
 
 
-def describe(sample: bytes) -> tuple[str, str]:
-    """The two words that `file -i -b` would say, as far as a look at the first bytes can tell."""
-    if not sample:
+def describe(data: bytes) -> tuple[str, str]:
+    """The two words that `file -i -b` would say, where that much is known.
+
+    Old clients decode what is called a text, and break off where it is none: only what was looked at whole is one.
+    """
+    if not data:
         return "inode/x-empty;", "charset=binary"
-    if b"\0" in sample:
-        return "application/octet-stream;", "charset=binary"
-    with contextlib.suppress(UnicodeDecodeError):
-        sample.decode("ascii")
-        return "text/plain;", "charset=us-ascii"
-    with contextlib.suppress(UnicodeDecodeError):
-        # A character may be cut at the sample's end.
-        codecs.getincrementaldecoder("utf-8")().decode(sample, final=len(sample) < _SAMPLE)
-        return "text/plain;", "charset=utf-8"
-    return "application/octet-stream;", "charset=binary"
+    if b"\0" in data or len(data) > _SAMPLE:
+        return _BYTES
+    for charset in ("us-ascii", "utf-8"):
+        with contextlib.suppress(UnicodeDecodeError):
+            data.decode(charset)
+            return "text/plain;", f"charset={charset}"
+    return _BYTES
 
 
 class _Nothing:

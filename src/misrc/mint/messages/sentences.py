@@ -137,7 +137,6 @@ SENTENCES: dict[str, str] = {
     "[DEFAULT] is not taken: it would lend its commands to every site": "[DEFAULT] は使えません。すべてのサイトにそのコマンドを許すことになります",
     "one is too long, or has a control character": "長すぎるもの、または制御文字を含むものがあります",
     "[{}] {} is missing": "[{}] に {} がありません",
-    "something stands twice": "同じものが2回書かれています",
     "more than {}": "{} を超えています",
     "an IP address is needed": "IPアドレスが必要です",
     "a number up to 65535 is needed": "65535までの数が必要です",

@@ -152,7 +152,7 @@ class LegacyAgent:
         print(f"misrc-agent: {text}", file=sys.stderr, flush=True)
 
     def run(self) -> int:
-        """Until a signal says to stop; GaveUp (of the client) where the retries are used up."""
+        """Until a signal says to stop; GaveUp (of the client) where the retries of a call are used up."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
         with contextlib.suppress(Stopped):
@@ -249,13 +249,11 @@ class LegacyAgent:
             try:
                 self._take_steps(operations, job, note, repeated)
             except Forbidden as error:
-                # The workflow may have deleted its job. Here it is over too.
+                # The workflow has deleted its job, or the server has forgotten it. Here it is over too.
                 self.say(f"job {note.job}: {error}")
+                operations.cancel(job)
+                operations.close(job)
                 _write_note(job, replace(note, step="done"))
-                if job.read().state.final:
-                    operations.close(job)
-                if not self._client.goes_on_for_ever:
-                    raise
             operations.after_close(job)
 
     def _take_steps(self, operations: Operations, job: JobFolder, note: LegacyNote, repeated: bool) -> None:
@@ -371,8 +369,8 @@ def _result(folder: int, manifest: Manifest, name: str, reason: str) -> ResultFi
     wanted = monitor.COMBINED if name == STDOUT_NAME else name
     for entry in manifest:
         if entry.name == wanted:
-            words = _TEXT if name == STDOUT_NAME else _BYTES
-            return ResultFile(name, FileSource(entry.size, lambda: _open(folder, wanted)), *words)
+            # A program prints what it likes: old clients break off at text that is none.
+            return ResultFile(name, FileSource(entry.size, lambda: _open(folder, wanted)), *_BYTES)
     return _declined(name, "the program did not make it, or the site does not let it leave")
 
 

@@ -20,14 +20,19 @@ from .claim import backoff
 from .http_channel import Channel, ChannelError, TlsRefused
 
 _SMALL = 4 << 20
+NO_ANSWER = "the answer is not the predecessor's"
 
 
 class GaveUp(Exception):
-    """The server could not be asked, as often as was declared; or it said no where nothing else can be done."""
+    """The server could not be asked, as often as was declared."""
 
 
-class Forbidden(GaveUp):
-    """The server said no, and asking again will not help."""
+class Answered(ChannelError):
+    """Somebody answered, but not as the predecessor does, or did not take the token. Later it may be otherwise."""
+
+
+class Forbidden(Exception):
+    """The server said no to one job: asking again will not help, and the next job may be fine."""
 
 
 class LegacyClient:
@@ -46,18 +51,25 @@ class LegacyClient:
         self._interval = interval
         self._say = say
         self._pause = pause
-
-    @property
-    def goes_on_for_ever(self) -> bool:
-        """Whether it never gives up."""
-        return self._count is None
+        # What is wrong with the answers to calc-request, in words; empty while they are the predecessor's.
+        self.trouble = ""
 
     def find_work(self, site: str) -> Optional[str]:
-        """The id of the oldest job for this site, or None. Whatever the server says instead is "none now"."""
+        """The id of the oldest job for this site, or None. Whatever is answered instead is "none now", and told once.
+
+        As the predecessor's poller does: where nobody answers, the retries count.
+        """
+        trouble, found = "", None
         try:
-            return parse_work(self._try(CalcRequest(site), [], None))
+            found = parse_work(self._try(CalcRequest(site), [], None))
+        except Answered as error:
+            trouble = str(error.strerror)
         except (CodecError, LegacyRefused):
-            return None
+            trouble = NO_ANSWER
+        if trouble and trouble != self.trouble:
+            self._say(f"calc-request: {trouble}")
+        self.trouble = trouble
+        return found
 
     def fetch(self, accept_id: str, site: str, open_sink: Callable[[Any], Sink], limit: int) -> CalcInfo:
         """What was registered; the contents of inputs go to sinks, `limit` bytes of them in all."""
@@ -92,8 +104,12 @@ class LegacyClient:
                 return self._once(request, places, open_sink, limit)
             except TlsRefused as error:
                 raise GaveUp(str(error.strerror)) from None
-            except (ChannelError, CodecError) as error:
-                said = getattr(error, "strerror", None) or "the answer is not the predecessor's"
+            except Answered as error:
+                if isinstance(request, CalcRequest):
+                    raise
+                said = str(error.strerror)
+            except ChannelError as error:
+                said = str(error.strerror)
             if self._count is not None and failures >= self._count:
                 raise GaveUp(f"{request.call.value}: {said}")
             self._say(f"{request.call.value}: {said}; trying again")
@@ -115,13 +131,18 @@ class LegacyClient:
                 rendered.method, rendered.target, pieces, len(body), scanner.feed, limit * 4 // 3 + limit // 8 + _SMALL
             )
             if status >= 500 or status in (408, 429):
-                raise ChannelError(0, f"the server answers with status {status}")
+                raise Answered(0, f"the server answers with status {status}")
             document = scanner.finish()
+            if places and not (isinstance(document, dict) and "errors" in document):
+                return document
+            note = parse_note(document)
+        except CodecError:
+            raise Answered(0, NO_ANSWER) from None
         finally:
             scanner.abort()
-        if places and not (isinstance(document, dict) and "errors" in document):
-            return document
-        parse_note(document)
+        # The predecessor says some refusals with this status, and with other codes.
+        if status == 401 and str(note.code) == "401":
+            raise Answered(0, "the server does not take the token")
         return document
 
 

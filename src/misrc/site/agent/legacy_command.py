@@ -51,6 +51,9 @@ def check(home: Home, config: AgentConfig, token: Token) -> int:
     except GaveUp as error:
         print(f"server   cannot be asked: {error}")
         return 1
+    if client.trouble:
+        print(f"server   {config.server.shown}: {client.trouble}")
+        return 1
     print(f"server   {config.server.shown} answers in the predecessor's way")
     return 0
 
