@@ -86,7 +86,7 @@ def test_rotation_never_leaves_a_job_without_a_key(house: Mint) -> None:
     new, old = begun_now["job_keys"]
     assert old["key"] == told["policy_entry"]["key"] and old["until"] == begun_now["until"] and "until" not in new
     assert run_noop(house).returncode == 0, "the site knows only the old key"
-    check_one_line(house.command("site", "rotate", name, "--finish"), 4, "does not accept")
+    check_one_line(house.command("site", "rotate", name, "--finish"), 4, "does not accept the new key yet")
     assert private_key(house).read_bytes() == old_bytes and private_key(house, ".next").exists()
     accept(house, new, old)
     found = findings(house)

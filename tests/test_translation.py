@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import CLEAN, MISRC
+from conftest import CLEAN, MISRC, free_port
 from pages import ROOT
 
 from misrc import cli
@@ -151,6 +151,20 @@ def test_a_part_that_is_not_installed_is_named(words: tuple[str, ...]) -> None:
         done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 2 and said in done.stderr and "misrc[api]" in done.stderr, done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_without_a_contact_the_site_is_named_in_words(tmp_path: Path) -> None:
+    """A message ends in the user's language, also where the declaration names nobody to ask."""
+    (tmp_path / "host_vars").mkdir()
+    host = f"method: ssh, address: 127.0.0.1, port: {free_port()}, host_keys: ['{HOST_KEY}'], retry: {{count: 0}}"
+    declared = f"misrc_site: {{id: univ-a, {host}, programs: {{p: {{}}}}}}\n"
+    (tmp_path / "host_vars/univ-a.yml").write_text(declared, encoding="utf-8")
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
+    with (tmp_path / "host_vars/univ-a.yml").open("a", encoding="utf-8") as file:
+        file.write(f"misrc_identity: {tmp_path}/key\n")
+    for language, said in (("ja", "連絡先: サイト管理者"), ("en", "ask the site")):
+        done = misrc(tmp_path, "run", "univ-a", "p", "--dry-run", language=language)
+        assert done.returncode == 4 and said in done.stderr.splitlines()[-1], done.stderr
 
 
 def subcommands(parser: object) -> Iterator[list[str]]:

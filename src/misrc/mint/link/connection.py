@@ -28,7 +28,7 @@ from ..jobs import InputFile
 from ..launch import die_with_parent
 from ..places import existing, identity_file, jump_identity, next_identity
 from ..scratch import make_scratch, remove_scratch
-from .link import Answer, Link, OnProgress, Untrusted, last_line
+from .link import Answer, KeyRefused, Link, OnProgress, Untrusted, last_line
 
 SSH = "/usr/bin/ssh"
 SESSION_SECONDS = 900.0
@@ -193,7 +193,7 @@ class Connection(Link):
         if _HOST_KEY.search(text):
             return Untrusted(self.say("ssh.host_key"))
         if _DENIED.search(text):
-            kind = Unreachable if self._key_changed() else Untrusted
+            kind = Unreachable if self._key_changed() else KeyRefused
             return kind(self.say("ssh.denied"))
         return None
 

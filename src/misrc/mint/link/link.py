@@ -37,6 +37,10 @@ class Untrusted(Unreachable):
     transient = False
 
 
+class KeyRefused(Untrusted):
+    """The site does not know our key."""
+
+
 class Later(Unreachable):
     """The other side says when to ask again, in `seconds`."""
 
@@ -128,12 +132,12 @@ class Link(abc.ABC):
 
     def say(self, key: str, **values: object) -> str:
         """A message about the site."""
-        contact = self.site.contact_site or self.site.contact_mint or "the site"
+        contact = self.site.contact_site or self.site.contact_mint or say("contact.unknown")
         return say(key, site=self.site.id, address=self.address, contact=contact, **values)
 
     def explain_refusal(self, code: str) -> MisrcError:
         """What a refusal code means to whoever called."""
-        why = say(code, contact=self.site.contact_site or "the site") if re.fullmatch("E[0-9]{2}", code) else "?"
+        why = self.say(code) if re.fullmatch("E[0-9]{2}", code) else "?"
         if code in (Refusal.BUSY.value, Refusal.INTERNAL.value):
             return Unreachable(self.say("ssh.unreachable", why=why))
         return Refused(f"{self.site.id}: {why} ({code})", code)

@@ -178,6 +178,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "{site} ({address}) shows a host key that is not the declared one; nothing was sent. Ask {contact} whether it was changed",
         "{site} ({address}) のホスト鍵が宣言と異なります。何も送信していません。{contact} に確認してください",
     ),
+    "contact.unknown": ("the site", "サイト管理者"),
     "ssh.denied": (
         "{site} ({address}) does not accept MInt's job key; ask {contact}",
         "{site} ({address}) がMIntのジョブ鍵を受け付けません。連絡先: {contact}",

@@ -264,6 +264,12 @@ SITE_MESSAGES: dict[str, tuple[str, str]] = {
         "{site} is reached through the API server and has no job key: give it a new token there, and put MInt's own into {path}",
         "{site} はAPIサーバー経由のためジョブ鍵はありません。APIサーバーで新しいトークンを発行し、MInt側は {path} に置いてください",
     ),
+    "rotate.not_taken": (
+        "{site} does not accept the new key yet, and the old one stays in use; the site first installs the policy with "
+        "both keys, as 'misrc site rotate {site}' shows them",
+        "{site} は新しい鍵をまだ受け付けません。古い鍵を引き続き使います。"
+        "サイト管理者は、先に 'misrc site rotate {site}' の示す2つの鍵をポリシーに入れてインストールします",
+    ),
     "rotate.none": (
         "{site}: no change of keys is under way; the job key is {present}",
         "{site}: 進行中の鍵の交代はありません。現在のジョブ鍵: {present}",

@@ -24,6 +24,7 @@ from ...job.records import write_json
 from .. import keys
 from ..link.api_token import token_place
 from ..link.connection import Connection
+from ..link.link import KeyRefused
 from ..messages.catalog import say
 from ..places import next_identity
 from .declarations import Declaration, find_declaration
@@ -190,6 +191,8 @@ def _require_taken(declaration: Declaration, following: Path) -> None:
     try:
         if connection.ask("hello", seconds=60)[0].hello is None:
             raise MisrcError(say("note.silent"))
+    except KeyRefused:
+        raise KeyRefused(say("rotate.not_taken", site=declaration.site.id)) from None
     finally:
         connection.close()
 
