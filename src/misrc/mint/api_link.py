@@ -25,7 +25,7 @@ from .api_client import ApiBroken, ApiClient, ApiCut, ApiRefusal, ApiUntrusted, 
 from .api_token import keep_token, read_token
 from .display import format_elapsed
 from .hashing import Hashing
-from .jobs import LOG, InputFile
+from .jobs import LOG, InputFile, disk_failed
 from .link import Answer, Later, Link, OnProgress, Untrusted
 from .messages import say
 from .reasons import WAITS_AGENT, render_silent
@@ -367,4 +367,4 @@ def _write_all(descriptor: int, data: memoryview, place: int, job: str) -> None:
             count = os.pwrite(descriptor, data, place)
             data, place = data[count:], place + count
     except OSError as error:
-        raise BadRequest(say("local.disk", why=error.strerror or error, job=job)) from None
+        raise disk_failed(job, error) from None

@@ -24,7 +24,7 @@ from ..wire.refusals import Refusal
 from ..wire.replies import Reply
 from .hashing import Hashing
 from .jobs import InputFile
-from .messages import say
+from .messages import MESSAGES, say
 
 T = TypeVar("T")
 Answer = tuple[Reply, Mapping[str, bytes]]
@@ -133,7 +133,9 @@ class Link(abc.ABC):
 
     def explain_refusal(self, code: str) -> MisrcError:
         """What a refusal code means to whoever called."""
-        why = say(code, contact=self.site.contact_site or "the site") if re.fullmatch("E[0-9]{2}", code) else "?"
+        code = code if re.fullmatch("E[0-9]{2}", code, re.ASCII) else "?"
+        contact = self.site.contact_site or "the site"
+        why = say(code if code in MESSAGES else "refusal.unknown", contact=contact)
         if code in (Refusal.BUSY.value, Refusal.INTERNAL.value):
             return Unreachable(self.say("ssh.unreachable", why=why))
         return Refused(f"{self.site.id}: {why} ({code})", code)
