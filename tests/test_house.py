@@ -8,6 +8,7 @@ import re
 import string
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -204,6 +205,16 @@ def test_the_wheel_brings_the_collection_along() -> None:
 
 def placeholders(text: str) -> set[str]:
     return {field for _, field, _, _ in string.Formatter().parse(text) if field}
+
+
+def test_no_message_takes_anothers_place() -> None:
+    """The tables of messages have no key in common: the one that is merged last would be said in both cases."""
+    tables = [PACKAGE / "mint/messages.py", *PACKAGE.glob("mint/*_messages.py")]
+    nodes = [node for path in tables for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    named = [key for node in nodes if isinstance(node, ast.Dict) for key in node.keys]
+    count = Counter(key.value for key in named if isinstance(key, ast.Constant))
+    assert set(MESSAGES) <= set(count)
+    assert not [key for key, times in count.items() if times > 1]
 
 
 @pytest.mark.parametrize("key", sorted(MESSAGES))

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,12 @@ pytestmark = pytest.mark.quick
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A TMPDIR of the test's own, in which no folder is too young."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(scratch, "YOUNG_SECONDS", 0.0)
-    return tmp_path
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A TMPDIR of the test's own, short enough for sockets, in which no folder is too young."""
+    with tempfile.TemporaryDirectory() as made:
+        monkeypatch.setattr(tempfile, "tempdir", made)
+        monkeypatch.setattr(scratch, "YOUNG_SECONDS", 0.0)
+        yield Path(made)
 
 
 def test_what_a_killed_process_left_is_removed_and_a_living_one_keeps_its_own(place: Path) -> None:

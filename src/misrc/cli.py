@@ -14,16 +14,19 @@ from .job.errors import BadRequest, MisrcError
 from .job.secrecy import leave_no_core
 from .mint.messages.translation import Parser, in_words
 from .mint.module.words import add_module_commands
+from .mint.stopping import end_quietly
 from .mint.streams import complain, discard_output, open_standard_streams
 
 
 def main(words: list[str] | None = None) -> int:
     """Run one command; every error is one line on standard error."""
+    end_quietly()
     open_standard_streams()
     options = _parser().parse_args(words)
     faults.arm_from_environment()
     leave_no_core()
     try:
+        _require_folder()
         status = int(options.run(options) or 0)
         sys.stdout.flush()
     except MisrcError as error:
@@ -42,12 +45,23 @@ def main(words: list[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("MISRC_DEBUG"):
             raise
-        if isinstance(error, OSError) and error.filename:
-            complain(in_words(f"misrc: {error.filename}: {error.strerror}"))
+        if isinstance(error, OSError) and error.strerror:
+            where = f"{error.filename}: " if error.filename else ""
+            complain(in_words(f"misrc: {where}{error.strerror}"))
             return BadRequest.exit_code
         complain(f"misrc: {type(error).__name__}: {error} (MISRC_DEBUG=1 shows where)")
         return MisrcError.exit_code
     return status
+
+
+def _require_folder() -> None:
+    """A shell may stand in a folder that was removed: no relative path means anything there."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        from .mint.messages.catalog import say
+
+        raise BadRequest(say("folder.gone")) from None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -44,9 +44,9 @@ def check_component(name: str) -> None:
     try:
         raw = name.encode("utf-8")
     except UnicodeEncodeError:
-        raise NameRefused("not UTF-8") from None
+        raise NameRefused("is not UTF-8") from None
     if not 1 <= len(raw) <= MAX_NAME_BYTES:
-        raise NameRefused("empty, or longer than 255 bytes")
+        raise NameRefused("is empty, or longer than 255 bytes")
     if name[0] in "-.~ " or name[-1] in ". ":
         raise NameRefused("begins with '-', '.', '~' or a space, or ends with '.' or a space")
     if _FORBIDDEN & set(name):
@@ -67,10 +67,10 @@ def check_input_name(name: str) -> None:
 def check_result_name(name: str) -> None:
     """Results may lie in folders: a relative path of safe components."""
     if len(name.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
-        raise NameRefused("longer than 1024 bytes")
+        raise NameRefused("is longer than 1024 bytes")
     components = name.split("/")
     if len(components) > MAX_COMPONENTS:
-        raise NameRefused("nested deeper than 16 folders")
+        raise NameRefused("is nested deeper than 16 folders")
     for component in components:
         check_component(component)
 

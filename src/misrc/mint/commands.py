@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..job.codec import dump_json, encode
@@ -12,6 +13,7 @@ from ..job.interface import WEBAPI, Interface
 from ..job.quantities import format_size
 from ..job.states import JobState
 from ..wire.replies import Reply
+from .answers import note_accepted
 from .display import Display
 from .jobs import JobStore, MintJob, derive_job_id, list_jobs, require_job
 from .launch import Play
@@ -23,6 +25,8 @@ from .request import RunRequest, check_request, refuse_expired
 from .run import cancel_job, resume, run
 from .scratch import sweep_scratch
 from .sites import load_site
+from .streams import complain
+from .messages.translation import in_words
 
 FOLLOW_SECONDS = 2
 
@@ -94,14 +98,22 @@ def _describe_dry(site: Interface, program: str, reply: Reply) -> dict[str, obje
 
 def show_jobs(as_json: bool) -> int:
     """`misrc jobs`."""
-    for record in list_jobs():
+    damaged: list[MisrcError] = []
+    for record in list_jobs(damaged.append):
         if as_json:
             _print_json(record)
             continue
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created))
         outcome = record.outcome.value if record.outcome else "-"
         print(f"{record.job}  {made}  {record.state.value:<9} {outcome:<9} {record.site}/{record.program}")
-    return 0
+    return _tell_damaged(damaged)
+
+
+def _tell_damaged(damaged: Sequence[MisrcError]) -> int:
+    """One job's record that cannot be read is said, and keeps nobody from the others."""
+    for error in damaged:
+        complain(f"misrc: {in_words(error)}")
+    return max((error.exit_code for error in damaged), default=0)
 
 
 def show_status(job: str, as_json: bool) -> int:
@@ -199,25 +211,26 @@ def fetch(job: str, as_json: bool) -> int:
 def tend(as_json: bool) -> int:
     """`misrc tend`: finish what nobody looks after: pending cancels, unfetched results, closing."""
     worst, found = 0, False
+    damaged: list[MisrcError] = []
     sweep_scratch()
-    for record in list_jobs():
+    for record in list_jobs(damaged.append):
         store = JobStore(record.job)
         if record.state is JobState.CLOSED or store.is_driven():
             continue
-        if not record.cancel and not _has_ended(record):
+        if not record.cancel and not _has_ended(store, record):
             continue
         found = True
         worst = max(worst, _tend_one(store, record, as_json))
     if not found and not as_json:
         print(say("tend.nothing"))
-    return worst
+    return max(worst, _tell_damaged(damaged))
 
 
-def _has_ended(record: MintJob) -> bool:
+def _has_ended(store: JobStore, record: MintJob) -> bool:
     """Whether there is something to fetch; a job that still runs, or never reached the site, is left alone."""
     if record.state.final:
         return True
-    if not record.state.started:
+    if not record.state.started and store.was_refused():
         return False
     try:
         link = _open(record)
@@ -226,7 +239,12 @@ def _has_ended(record: MintJob) -> bool:
         return False
     try:
         reply: Reply = link.wait(record.job, 0)[0]
-        return reply.state is not None and reply.state.final
+        if reply.state is None or not reply.state.final:
+            return False
+        if not record.state.started:
+            # Its `misrc run` was killed before it heard that the site had started the job.
+            note_accepted(store, reply)
+        return True
     except MisrcError:
         return False
     finally:

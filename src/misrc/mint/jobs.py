@@ -14,11 +14,11 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..job.codec import CodecError, decode, dump_json, encode, parse_json
-from ..job.errors import BadRequest, MisrcError
+from ..job.errors import BadRequest, MisrcError, Refused
 from ..job.ledger import Checkpoint
 from ..job.names import NameRefused, check_result_name, is_job_id
 from ..job.records import write_json, write_record
@@ -85,7 +85,10 @@ class JobStore:
     @property
     def exists(self) -> bool:
         """Whether the job is known here."""
-        return (self.path / RECORD).is_file()
+        try:
+            return (self.path / RECORD).is_file()
+        except OSError as error:
+            raise self._damaged(error.strerror) from None
 
     def create(self, record: MintJob, inputs: Sequence[InputFile]) -> None:
         """Write the first record, the list of inputs before it."""
@@ -108,7 +111,12 @@ class JobStore:
         except FileNotFoundError:
             raise BadRequest(say("job.unknown", job=self.job)) from None
         except CodecError as error:
-            raise MisrcError(f"{self.path / RECORD}: {error}") from None
+            raise self._damaged(error) from None
+        except OSError as error:
+            raise self._damaged(error.strerror) from None
+
+    def _damaged(self, why: object) -> MisrcError:
+        return MisrcError(say("record.damaged", path=self.path / RECORD, why=why))
 
     def has_changed_to(self, state: JobState) -> bool:
         """Whether the record, written by another process, has reached `state`; cheap while it does not change."""
@@ -176,6 +184,13 @@ class JobStore:
             return (self.path / SMALL / name).read_bytes()
         except OSError:
             return None
+
+    def was_refused(self) -> bool:
+        """Whether the last play ended with a word that nothing was begun for: not asked again until somebody calls."""
+        note: object = None
+        with contextlib.suppress(CodecError):
+            note = parse_json(self.load(FAILURE) or b"{}")
+        return isinstance(note, dict) and note.get("exit_code") in (BadRequest.exit_code, Refused.exit_code)
 
     def drop(self, name: str) -> None:
         """Forget a document."""
@@ -246,14 +261,16 @@ def _steps(old: JobState, new: JobState) -> list[JobState]:
     return way[way.index(old) + 1 : way.index(new) + 1]
 
 
-def list_jobs() -> list[MintJob]:
-    """Every job known here, oldest first; a record that cannot be read is skipped."""
+def list_jobs(on_damaged: Callable[[MisrcError], None] = lambda error: None) -> list[MintJob]:
+    """Every job known here, oldest first; a record that cannot be read is skipped, and `on_damaged` hears of it."""
     found = []
     with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(state_folder() / "jobs"):
-            with contextlib.suppress(MisrcError):
-                if is_job_id(name) and JobStore(name).exists:
+        for name in filter(is_job_id, os.listdir(state_folder() / "jobs")):
+            try:
+                if JobStore(name).exists:
                     found.append(JobStore(name).read())
+            except MisrcError as error:
+                on_damaged(error)
     return sorted(found, key=lambda record: record.created)
 
 
@@ -292,8 +309,11 @@ def identify_call(
 
 def _identify(item: InputFile) -> str:
     if item.size <= _HASHED_BELOW:
-        with open(item.path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            with open(item.path, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            raise BadRequest(say("input.unreadable", path=item.path, name=item.name)) from None
     status = os.stat(item.path)
     return f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
 
@@ -301,6 +321,12 @@ def _identify(item: InputFile) -> str:
 def derive_job_id(call: str, attempt: int) -> str:
     """The id of a call's job number `attempt`."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"misrc:{call}:{attempt}"))
+
+
+def disk_failed(job: str, error: OSError) -> BadRequest:
+    """What a file or folder of this machine did not let us do for a job."""
+    place = f"{error.filename}: " if isinstance(error.filename, str) else ""
+    return BadRequest(say("local.disk", why=f"{place}{error.strerror or error}", job=job))
 
 
 def record_as_json(record: MintJob) -> bytes:

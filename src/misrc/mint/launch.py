@@ -17,10 +17,13 @@ import sys
 import time
 from pathlib import Path
 
+from .messages.languages import language
 from .places import state_folder
 from .scratch import make_scratch, remove_scratch
 
 _PR_SET_PDEATHSIG = 1
+# What a play takes from the caller's environment, beside what is misrc's own.
+_KEPT = {"HOME", "USER", "LOGNAME", "PATH", "TMPDIR", "TZ", "XDG_CONFIG_HOME", "XDG_STATE_HOME"}
 _libc = ctypes.CDLL(None)
 
 
@@ -80,8 +83,18 @@ def _take(folder: Path) -> int | None:
 
 
 def _environment() -> dict[str, str]:
-    """Without a token: Ansible hands its environment on to whatever it starts."""
-    return {name: value for name, value in os.environ.items() if name != "MISRC_TOKEN"}
+    """Built, not inherited: a setting of Ansible's, or a locale that this host does not have, would end every play.
+
+    Without a token: Ansible hands its environment on to whatever it starts.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _KEPT or (name.startswith("MISRC_") and name != "MISRC_TOKEN")
+    }
+    # The play works in a folder of its own, from where a relative path would lead elsewhere.
+    own = {"LANG": "C.UTF-8", "MISRC_LANG": language(), "MISRC_STATE": str(state_folder().absolute())}
+    return {**kept, **own, "MISRC_DRIVER": str(os.getpid())}
 
 
 class Play:
@@ -96,7 +109,7 @@ class Play:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             preexec_fn=die_with_parent,
-            env={**_environment(), "MISRC_DRIVER": str(os.getpid())},
+            env=_environment(),
         )
 
     def go(self, job: str, connection: Path) -> None:

@@ -18,7 +18,7 @@ from ..job.codec import dump_json
 from ..job.errors import MisrcError, Refused
 from . import execution, retrieval, staging
 from .answers import tell_program
-from .jobs import FAILURE, JobStore
+from .jobs import FAILURE, JobStore, disk_failed
 from .launch import die_with_parent
 from .link.link import Link
 from .link.links import join_link
@@ -70,17 +70,17 @@ class PhaseAction(ActionBase):
                 link.on_pause = store.tell_pause
                 result.update(type(self).phase(store, link))
         except (MisrcError, OSError) as error:
-            note_failure(store, error)
-            result.update(failed=True, msg=str(error))
+            known = disk_failed(store.job, error) if isinstance(error, OSError) else error
+            note_failure(store, known)
+            result.update(failed=True, msg=str(known))
         return result
 
 
-def note_failure(store: JobStore, error: Exception) -> None:
+def note_failure(store: JobStore, error: MisrcError) -> None:
     """Keep an error's type and words for `misrc run`."""
-    kind = type(error) if isinstance(error, MisrcError) else MisrcError
     note = {
-        "exit_code": kind.exit_code,
-        "transient": getattr(error, "transient", False),
+        "exit_code": error.exit_code,
+        "transient": error.transient,
         "message": str(error),
         "code": error.code if isinstance(error, Refused) else "",
     }

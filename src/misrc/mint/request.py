@@ -20,6 +20,8 @@ from .places import inventory_folder
 from .sites import load_site
 
 MAX_LIST_BYTES = 64 << 20
+# An empty path is a script's unset variable, and would mean the current folder.
+_FILE_OPTIONS = ("--in", "--out")
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def _pairs(option: str, words: Sequence[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for word in words:
         name, sign, value = word.partition("=")
-        if not sign or not name:
+        if not sign or not name or (not value and option in _FILE_OPTIONS):
             raise BadRequest(say("pair.malformed", option=option, value=word))
         if name in pairs:
             raise BadRequest(say("pair.twice", option=option, name=name))
@@ -109,7 +111,7 @@ def _check_inputs(request: RunRequest, program: ProgramInterface) -> tuple[Input
     try:
         check_distinct(given)
     except NameRefused as error:
-        raise BadRequest(say("input.name", name=", ".join(given), why=error)) from None
+        raise BadRequest(say("input.alike", why=error)) from None
     for name, need in program.inputs.items():
         if need == REQUIRED and name not in given:
             raise BadRequest(say("input.required", name=name))
@@ -147,16 +149,46 @@ def _check_outputs(request: RunRequest, program: ProgramInterface) -> dict[str, 
         if name not in declared:
             known = ", ".join(program.outputs) or "-"
             raise BadRequest(say("output.undeclared", program=request.program, name=name, known=known))
+    for name, path in copies.items():
+        target = Path(path).absolute()
+        why = _why_no_folder(target.parent) or _why_no_file(target)
+        if why:
+            raise BadRequest(say("output.copy", name=name, path=target, why=why))
     return {name: os.path.abspath(path) for name, path in copies.items()}
 
 
 def _check_results(path: str) -> str:
     """The results folder must be usable now, not only when a long computation has ended."""
     folder = Path(path).absolute()
-    # A link that leads nowhere is there as well: no folder can be made in its place.
-    existing = next(parent for parent in [folder, *folder.parents] if os.path.lexists(parent))
-    if not existing.is_dir():
-        raise BadRequest(say("results.folder", path=folder, why=f"{existing} is not a folder"))
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise BadRequest(say("results.folder", path=folder, why=f"{existing} cannot be written"))
+    why = _why_no_folder(folder) if path else "its name is empty"
+    if why:
+        raise BadRequest(say("results.folder", path=folder if path else "''", why=why))
     return str(folder)
+
+
+def _why_no_folder(folder: Path) -> str:
+    """Why nothing could be written into a folder, which may still be to be made."""
+    existing = folder
+    while True:
+        try:
+            # A link that leads nowhere is there as well: no folder can be made in its place.
+            os.lstat(existing)
+            break
+        except (FileNotFoundError, NotADirectoryError):
+            existing = existing.parent
+        except OSError as error:
+            return error.strerror or str(error)
+    if not existing.is_dir():
+        return f"{existing} is not a folder"
+    return "" if os.access(existing, os.W_OK | os.X_OK) else f"{existing} cannot be written"
+
+
+def _why_no_file(path: Path) -> str:
+    """Why a file could not take the place of what is there."""
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return error.strerror or str(error)
+    return "" if kind == stat.S_IFREG else "it is not a plain file"

@@ -31,7 +31,7 @@ from ..job.spec import MAX_INLINE_BYTES
 from ..job.states import JobState, Outcome
 from . import announcement
 from .answers import INPUTS, MANIFEST, RECEIPT, SIGNATURE
-from .jobs import LOG, JobStore, MintJob
+from .jobs import LOG, JobStore, MintJob, disk_failed
 from .link.link import Link
 from .messages.catalog import say
 
@@ -88,7 +88,7 @@ def _deliver_all(store: JobStore, link: Link, record: MintJob, manifest: Manifes
         names = _deliver(link, record, arriving, manifest)
         shutil.rmtree(arriving, ignore_errors=True)
     except OSError as error:
-        raise BadRequest(say("local.disk", why=error.strerror or error, job=record.job)) from None
+        raise disk_failed(record.job, error) from None
     return store.advance(JobState.RETRIEVED, delivered=tuple(names))
 
 

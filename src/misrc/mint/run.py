@@ -11,9 +11,8 @@ import dataclasses
 import random
 import re
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from ..wire.refusals import Refusal
 from ..wire.replies import Progress, Reply
 from . import execution
 from .display import Display, format_elapsed
-from .jobs import FAILURE, PAUSED, PROGRESS, InputFile, JobStore, MintJob, derive_job_id
+from .jobs import FAILURE, PAUSED, PROGRESS, InputFile, JobStore, MintJob, derive_job_id, disk_failed
 from .launch import Play, Turn
 from .link.link import Link
 from .link.links import make_link
@@ -37,16 +36,16 @@ from .messages.catalog import say
 from .request import RunRequest, check_request, refuse_expired
 from .retrieval import copy_whole, missing_outputs
 from .sites import load_site
+from .stopping import Stopped, stoppable
 
 REPORT_SECONDS = 0.2
 LOOK_SECONDS = 0.01
 # The site answers a cancel within 15 s, whether the job has ended by then or not.
 CANCEL_ROUNDS = 5
-_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-
-class Stopped(BaseException):
-    """The workflow was stopped: the job is to be cancelled."""
+# How many ids of a call one run tries, where the site says that it had and closed them; the next run goes on.
+GONE_ROUNDS = 10
+# A site is not asked more often than this where it answers at once that nothing has changed.
+ASK_SECONDS = 1.0
 
 
 def run(
@@ -63,8 +62,23 @@ def run(
     """
     reach("run.enter")
     try:
+        with stoppable():
+            return _run(request, job, new, display, play, on_job)
+    except Stopped:
+        raise JobCancelled(say("run.stopped")) from None
+
+
+def _run(
+    request: RunRequest,
+    job: str | None,
+    new: bool,
+    display: Display,
+    play: Play,
+    on_job: Callable[[str], None] | None,
+) -> MintJob:
+    try:
         site, asked, inputs = check_request(request)
-        while True:
+        for left in reversed(range(GONE_ROUNDS)):
             store, fresh = _find_job(asked, job, new)
             if fresh:
                 refuse_expired(site)
@@ -77,10 +91,13 @@ def run(
                     raise
                 # Our own record of an earlier job with this id is lost: the site has closed it. Take the next id.
                 store.advance(JobState.CLOSED, outcome=Outcome.REFUSED, reason=refused.code)
+                if not left:
+                    raise
                 play.end()
                 play = Play()
     finally:
         play.end()
+    raise AssertionError("unreachable")
 
 
 def _run_one(
@@ -93,16 +110,15 @@ def _run_one(
     play: Play,
 ) -> MintJob:
     """One job of the call."""
-    with stoppable():
-        try:
-            with store.lock("driver.lock"):
-                _make_record(store, asked, inputs, fresh, display)
-                return Driver(store, site, display, play).drive()
-        except Stopped:
-            play.end()
-            return cancel_job(store, site, display)
-        except OSError as error:
-            raise _disk_failed(store, error) from None
+    try:
+        with store.lock("driver.lock"):
+            _make_record(store, asked, inputs, fresh, display)
+            return Driver(store, site, display, play).drive()
+    except Stopped:
+        play.end()
+        return cancel_job(store, site, display)
+    except OSError as error:
+        raise disk_failed(store.job, error) from None
 
 
 def resume(store: JobStore, display: Display) -> MintJob:
@@ -118,28 +134,7 @@ def resume(store: JobStore, display: Display) -> MintJob:
                 return cancel_job(store, site, display)
             raise MisrcError(say("job.left", job=store.job)) from None
         except OSError as error:
-            raise _disk_failed(store, error) from None
-
-
-def _disk_failed(store: JobStore, error: OSError) -> BadRequest:
-    return BadRequest(say("local.disk", why=error.strerror or error, job=store.job))
-
-
-@contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """Turn the signals by which a workflow is stopped into `Stopped`, once."""
-
-    def stop(number: int, frame: object) -> None:
-        for other in _STOPS:
-            signal.signal(other, signal.SIG_IGN)
-        raise Stopped
-
-    before = {number: signal.signal(number, stop) for number in _STOPS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+            raise disk_failed(store.job, error) from None
 
 
 def _find_job(asked: MintJob, job: str | None, new: bool) -> tuple[JobStore, bool]:
@@ -182,7 +177,8 @@ def _make_record(store: JobStore, asked: MintJob, inputs: Sequence[InputFile], f
     display.say("job.resumed", job=store.job, state=record.state.value)
     if record.state is JobState.CREATED:
         store.write_inputs(inputs)
-        store.update(copies=asked.copies, cancel=False)
+    # The latest call says where copies go: what an earlier one named may have turned out not to be writable.
+    store.update(copies=asked.copies, cancel=record.cancel and record.state is not JobState.CREATED)
 
 
 class Driver:
@@ -217,9 +213,14 @@ class Driver:
             if JobState.QUEUED.order <= record.state.order < JobState.ENDED.order:
                 self._drop_play()
                 self._wait(link)
+                record = self.store.read()
             self._play(link)
-            if self.store.read().state is JobState.CLOSED:
+            state = self.store.read().state
+            if state is JobState.CLOSED:
                 return
+            if state is record.state and not state.started:
+                # One play after the other would change nothing either.
+                raise MisrcError(link.say("job.stuck", job=record.job, state=state.value))
 
     # -- the play -----------------------------------------------------------------------------------------------
 
@@ -278,7 +279,7 @@ class Driver:
             log = self.store.path / "play.log"
             with contextlib.suppress(OSError):
                 shutil.copyfile(folder / "play.log", log)
-            raise MisrcError(say("play.failed", why=f"exit status {status}", log=log if log.exists() else "-"))
+            raise MisrcError(say("playbook.failed", why=f"exit status {status}", log=log if log.exists() else "-"))
         raise _revive(parse_json(failure))
 
     # -- waiting ------------------------------------------------------------------------------------------------
@@ -287,10 +288,13 @@ class Driver:
         """Until the program has ended: cheap, patient, and never concluding anything from silence."""
         heard, pause = time.time(), 1.0
         while True:
+            asked, before = time.monotonic(), self.store.read().state
             try:
                 if execution.wait(self.store, link, MAX_WAIT_SECONDS, self._show):
                     return
                 heard, pause = time.time(), 1.0
+                if self.store.read().state is before:
+                    time.sleep(max(0.0, asked + ASK_SECONDS - time.monotonic()))
             except Unreachable as error:
                 if not error.transient:
                     raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -17,18 +18,26 @@ from pathlib import Path
 PREFIX = "misrc-run-"
 # Between a folder's making and its lock.
 YOUNG_SECONDS = 60.0
+# A socket's path has 107 bytes, of which our name, the socket's, and what ssh adds while it makes it take 38.
+_SUITS = re.compile(r"[A-Za-z0-9/._+-]{1,69}", re.ASCII)
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _held: dict[Path, int] = {}
 
 
 def make_scratch() -> Path:
-    """An empty folder that only this account can enter; its path is short enough for a socket in it."""
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    """An empty folder that only this account can enter; its path suits a socket in it, and every configuration."""
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_base()))
     descriptor = os.open(folder, _FLAGS)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     _held[folder] = descriptor
     return folder
+
+
+def _base() -> str:
+    """TMPDIR; where that is long or odd, so that ssh could not use a socket below it, the system's own folder."""
+    base = os.path.abspath(tempfile.gettempdir())
+    return base if _SUITS.fullmatch(base) else "/tmp"
 
 
 def remove_scratch(folder: Path) -> None:
@@ -41,7 +50,7 @@ def remove_scratch(folder: Path) -> None:
 
 def sweep_scratch() -> int:
     """Remove the folders of this account whose processes are gone; how many."""
-    return sum(_sweep(folder) for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))
+    return sum(_sweep(folder) for folder in Path(_base()).glob(f"{PREFIX}*"))
 
 
 def _sweep(folder: Path) -> bool:

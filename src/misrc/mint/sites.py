@@ -53,7 +53,10 @@ def _load(inventory: Path) -> dict[str, Interface]:
 
 
 def _decode(data: bytes) -> dict[str, Interface]:
-    return {name: decode(Interface, value) for name, value in parse_json(data).items()}
+    sites = parse_json(data)
+    if not isinstance(sites, dict):
+        raise CodecError("an object is needed")
+    return {name: decode(Interface, value) for name, value in sites.items()}
 
 
 def _fingerprint(inventory: Path) -> str:

@@ -18,13 +18,11 @@ Not covered: with the predecessor's server, an answer with results that is cut i
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,18 +49,14 @@ from ...wire.legacy_answers import LegacyRefused, parse_accepted, parse_ok, pars
 from ...wire.legacy_files import SITE_ID, CalcInfo
 from ...wire.legacy_progress import Progress, Status
 from ..messages.catalog import say
+from ..stopping import Stopped, stoppable
 from .client import Address, LegacyClient, parse_base_url, printable, refused
 from .workflow_files import load_input, receiving
 
 T = TypeVar("T")
-_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LAST_RETRY = Retry(2, 2.0)
 _MAX_TOKEN_FILE = 4096
 _TOKEN_PLACE = 2
-
-
-class Stopped(Exception):
-    """A signal asked us to end."""
 
 
 @dataclass(frozen=True)
@@ -240,20 +234,6 @@ class Workflow:
             self._show(say("wf.not-deleted", job=job, why=error))
 
 
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """The first signal ends us in order; the others are not heard, so that the job is deleted."""
-
-    def stop(number: int, frame: object) -> None:
-        for other in _STOPS:
-            signal.signal(other, signal.SIG_IGN)
-        raise Stopped
-
-    for number in _STOPS:
-        signal.signal(number, stop)
-    yield
-
-
 def _show(text: str) -> None:
     print(text, flush=True)
 
@@ -265,7 +245,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if len(words) > _TOKEN_PLACE and not words[_TOKEN_PLACE].startswith(("env:", "file:")):
         hide_word(words[_TOKEN_PLACE])
     try:
-        with _stoppable():
+        with stoppable():
             order = parse_words(words, os.environ)
             status = Workflow(order, parse_timing(os.environ), Path.cwd(), _show).run()
     except Stopped:

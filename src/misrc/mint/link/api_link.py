@@ -23,7 +23,7 @@ from ...wire.refusals import Refusal
 from ...wire.replies import FILE_PREFIX, SECTION_LIMITS, Reply
 from ..display import format_elapsed
 from ..hashing import Hashing
-from ..jobs import LOG, InputFile
+from ..jobs import LOG, InputFile, disk_failed
 from ..messages.catalog import say
 from ..reasons import WAITS_AGENT, render_silent
 from ..scratch import make_scratch, remove_scratch
@@ -367,4 +367,4 @@ def _write_all(descriptor: int, data: memoryview, place: int, job: str) -> None:
             count = os.pwrite(descriptor, data, place)
             data, place = data[count:], place + count
     except OSError as error:
-        raise BadRequest(say("local.disk", why=error.strerror or error, job=job)) from None
+        raise disk_failed(job, error) from None

@@ -26,6 +26,7 @@ from ...wire.replies import Reply, ReplyError, read_reply
 from ..hashing import Hashing
 from ..jobs import InputFile
 from ..launch import die_with_parent
+from ..messages.catalog import say
 from ..places import existing, identity_file, jump_identity, next_identity
 from ..scratch import make_scratch, remove_scratch
 from .link import Answer, KeyRefused, Link, OnProgress, Untrusted, last_line
@@ -37,6 +38,8 @@ SHARE_SECONDS = 45.0
 KEY_SECONDS = 5.0
 _HOST_KEY = re.compile(r"Host key verification failed|REMOTE HOST IDENTIFICATION|no matching host key type")
 _DENIED = re.compile(r"Permission denied|Too many authentication failures")
+# A private key that ssh could not even read: its file's name, and why.
+_UNUSABLE = re.compile(r"Load key (.+)")
 
 # How long the site may take to say that a job is stopped, and that it is closed.
 SHORT_SECONDS = 60.0
@@ -193,8 +196,11 @@ class Connection(Link):
         if _HOST_KEY.search(text):
             return Untrusted(self.say("ssh.host_key"))
         if _DENIED.search(text):
-            kind = Unreachable if self._key_changed() else KeyRefused
-            return kind(self.say("ssh.denied"))
+            if self._key_changed():
+                return Unreachable(self.say("ssh.denied"))
+            unusable = _UNUSABLE.search(text)
+            ours = say("identity.unusable", site=self.site.id, why=last_line(unusable[1])) if unusable else ""
+            return KeyRefused(ours or self.say("ssh.denied"))
         return None
 
     def _key_changed(self) -> bool:

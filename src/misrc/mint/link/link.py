@@ -24,7 +24,7 @@ from ...wire.refusals import Refusal
 from ...wire.replies import Reply
 from ..hashing import Hashing
 from ..jobs import InputFile
-from ..messages.catalog import say
+from ..messages.catalog import MESSAGES, say
 
 T = TypeVar("T")
 Answer = tuple[Reply, Mapping[str, bytes]]
@@ -137,7 +137,9 @@ class Link(abc.ABC):
 
     def explain_refusal(self, code: str) -> MisrcError:
         """What a refusal code means to whoever called."""
-        why = self.say(code) if re.fullmatch("E[0-9]{2}", code) else "?"
+        code = code if re.fullmatch("E[0-9]{2}", code, re.ASCII) else "?"
+        contact = self.site.contact_site or "the site"
+        why = say(code if code in MESSAGES else "refusal.unknown", contact=contact)
         if code in (Refusal.BUSY.value, Refusal.INTERNAL.value):
             return Unreachable(self.say("ssh.unreachable", why=why))
         return Refused(f"{self.site.id}: {why} ({code})", code)

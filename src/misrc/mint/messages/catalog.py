@@ -7,6 +7,9 @@ from .legacy import LEGACY_MESSAGES
 from .module import MODULE_MESSAGES
 from .site import SITE_MESSAGES
 
+# Longer than most paths; a longer one shows where it begins and ends.
+MOST_SHOWN = 500
+
 MESSAGES: dict[str, tuple[str, str]] = {
     "site.unknown": (
         "there is no site '{site}' in {inventory}; known: {known}",
@@ -56,6 +59,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "'{program}' の入力に '{name}' はありません。宣言済み: {known}",
     ),
     "input.name": ("the input name '{name}' {why}", "入力名 '{name}' は使用できません: {why}"),
+    "input.alike": ("the inputs' names cannot be: {why}", "入力名の組み合わせは使用できません: {why}"),
     "input.required": (
         "the required input '{name}' is not given (--in {name}=FILE)",
         "必須の入力 '{name}' がありません (--in {name}=FILE)",
@@ -79,6 +83,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "'{program}' returns no output named '{name}'; declared: {known}",
         "'{program}' の出力に '{name}' はありません。宣言済み: {known}",
     ),
+    "output.copy": (
+        "--out {name}={path} cannot be written: {why}",
+        "--out {name}={path} に書き込めません: {why}",
+    ),
     "results.folder": (
         "the results folder {path} cannot be used: {why}",
         "結果フォルダ {path} を使用できません: {why}",
@@ -96,6 +104,18 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "サイト '{site}' のジョブ鍵がありません ({path})。MInt運用チームに連絡してください",
     ),
     "job.unknown": ("there is no job {job} here", "ジョブ {job} は存在しません"),
+    "record.damaged": (
+        "the record {path} cannot be read ({why}); move its folder away and make the same call again: the site knows the job",
+        "記録 {path} を読み取れません ({why})。そのフォルダを移動して同じコマンドを再実行してください: ジョブはサイトが覚えています",
+    ),
+    "identity.unusable": (
+        "the job key of site '{site}' cannot be used: {why}; ask MInt operations",
+        "サイト '{site}' のジョブ鍵を使用できません: {why}。MInt運用チームに連絡してください",
+    ),
+    "folder.gone": (
+        "the current folder does not exist any more; go to another one",
+        "現在のフォルダはもう存在しません。別のフォルダに移動してください",
+    ),
     "job.malformed": ("'{job}' is not a job id", "'{job}' はジョブIDではありません"),
     "job.other": (
         "job {job} was made by another call; give the same site, program, inputs and arguments, or no --job",
@@ -149,6 +169,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "stopped; job {job} had ended before it could be cancelled: the same command, or 'misrc fetch', brings its results",
         "停止しました。ジョブ {job} はキャンセル前に終了していました。同じコマンドか 'misrc fetch' で結果を取得できます",
     ),
+    "run.stopped": ("stopped before a job was begun", "ジョブの開始前に停止しました"),
     "job.left": (
         "stopped; job {job} is left as it is: the same command goes on with it",
         "停止しました。ジョブ {job} はそのままです。同じコマンドで続行できます",
@@ -239,11 +260,15 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "{site} が自身の結果一覧より多くのデータを送ってきたため、何も使用しません。サイトに確認してください",
     ),
     "transfer.failed": ("the transfer with {site} was cut: {why}", "{site} との転送が中断しました: {why}"),
+    "job.stuck": (
+        "{site} took job {job} and leaves it {state}, although it was told to start it; ask {contact}",
+        "{site} はジョブ {job} を受け付けましたが、開始の指示後も {state} のままです。連絡先: {contact}",
+    ),
     "give_up": (
         "{site} was not reachable for {hours}; the job may still be running: the same command, or 'misrc tend', goes on",
         "{site} に {hours} 接続できませんでした。ジョブは実行中の可能性があります。同じコマンドか 'misrc tend' で続行できます",
     ),
-    "play.failed": (
+    "playbook.failed": (
         "the run playbook failed: {why} (see {log})",
         "実行プレイブックが失敗しました: {why} ({log} を参照)",
     ),
@@ -286,7 +311,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "the program there is not the one that was agreed; ask {contact}",
         "サイトのプログラムが合意したものと異なります。連絡先: {contact}",
     ),
-    "E14": ("the inputs that arrived are not the announced ones", "届いた入力が通知内容と一致しません"),
+    "E14": (
+        "the inputs that arrived are not the announced ones; run the same command again, which sends what differs",
+        "届いた入力が通知内容と一致しません。同じコマンドを再実行すると、異なるものを送り直します",
+    ),
     "E15": (
         "the gate there belongs to another site id; ask {contact}",
         "接続先のゲートは別のサイトIDのものです。連絡先: {contact}",
@@ -348,6 +376,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "the site cannot cut the program off the network as its policy says; ask {contact}",
         "サイトがプログラムのネットワークを遮断できません。連絡先: {contact}",
     ),
+    "refusal.unknown": (
+        "the site refuses for a reason that this version does not know; ask {contact}",
+        "このバージョンが認識できない理由でサイトが拒否しました。連絡先: {contact}",
+    ),
     "E40": ("the gate there failed; ask {contact}", "ゲートで内部エラーが発生しました。連絡先: {contact}"),
     **SITE_MESSAGES,
     **LEGACY_MESSAGES,
@@ -360,4 +392,10 @@ def say(key: str, **values: object) -> str:
     if key not in MESSAGES:
         return key
     english, japanese = MESSAGES[key]
-    return (japanese if language() == "ja" else english).format(**values)
+    shown = {name: _shorten(value) if isinstance(value, str) else value for name, value in values.items()}
+    return (japanese if language() == "ja" else english).format(**shown)
+
+
+def _shorten(text: str) -> str:
+    """Somebody's word of any length leaves room for what the message says of it."""
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN // 2]}…{text[-MOST_SHOWN // 2 :]}"

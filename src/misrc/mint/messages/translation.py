@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from .languages import language
+from ..streams import complain
 
 _LABELS = {
     "usage: ": "使い方: ",
@@ -77,8 +78,9 @@ class Parser(argparse.ArgumentParser):
         return _label(super().format_usage())
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong with the words, and end with status 2."""
-        self.exit(2, f"{self.format_usage()}{self.prog}: {in_words(message)}\n")
+        """One line on what is wrong with the words, and status 2."""
+        complain(f"{self.prog}: {in_words(message)} ({self.prog} --help)")
+        self.exit(2)
 
     def _translate_help(self) -> None:
         words = _read_words()

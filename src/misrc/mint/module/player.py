@@ -24,7 +24,7 @@ from ...declare.module_rules import NODE_GROUP, normalize
 from ...job.errors import BadRequest, JobCancelled, ProgramFailed
 from ..messages.catalog import say
 from ..retrieval import copy_whole
-from ..run import Stopped, stoppable
+from ..stopping import Stopped, stoppable
 from .call import pair_words
 from .checking import check_bytes, read_file
 from .document import Module, ModuleFile, Port, parse_modules

@@ -20,8 +20,9 @@ from ..messages.catalog import say
 from ..places import inventory_folder
 from ..request import RunRequest
 from ..retrieval import copy_whole
-from ..run import Stopped, run, stoppable
+from ..run import run
 from ..sites import load_site
+from ..stopping import Stopped, stoppable
 from .call import Call, parse_call
 from .identity import export_identity, find_identity
 from .ports import list_ports
