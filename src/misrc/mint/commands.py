@@ -20,13 +20,13 @@ from .launch import Play
 from .link.link import Link
 from .link.links import make_link
 from .messages.catalog import say
+from .messages.translation import in_words
 from .reasons import explain_waiting
 from .request import RunRequest, check_request, refuse_expired
 from .run import cancel_job, resume, run
 from .scratch import sweep_scratch
 from .sites import load_site
 from .streams import complain
-from .messages.translation import in_words
 
 FOLLOW_SECONDS = 2
 

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import NoReturn
 
-from .languages import language
 from ..streams import complain
+from .languages import language
 
 _LABELS = {
     "usage: ": "使い方: ",
