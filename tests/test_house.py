@@ -209,7 +209,7 @@ def placeholders(text: str) -> set[str]:
 
 def test_no_message_takes_anothers_place() -> None:
     """The tables of messages have no key in common: the one that is merged last would be said in both cases."""
-    tables = [PACKAGE / "mint/messages.py", *PACKAGE.glob("mint/*_messages.py")]
+    tables = [path for path in PACKAGE.glob("mint/messages/*.py") if path.name != "sentences.py"]
     nodes = [node for path in tables for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
     named = [key for node in nodes if isinstance(node, ast.Dict) for key in node.keys]
     count = Counter(key.value for key in named if isinstance(key, ast.Constant))
@@ -252,7 +252,7 @@ def test_every_case_of_the_api_and_the_agent_has_its_test() -> None:
     """Parts H and P of the catalogue: each id stands in the name of a test, but for what is not offered; and no test
     bears an id that is not there."""
     names = re.findall(r"def (test_\w+)", "".join(path.read_text("utf-8") for path in TESTS.glob("test_*.py")))
-    tested = {found.upper() for name in names for found in re.findall(r"(?<=_)[hp][0-9]{2}(?=_)", name)}
+    tested = {found.upper() for name in names for found in re.findall(r"(?<=_)[hp][0-9]{2,3}(?=_)", name)}
     known = cases("HP")
     assert {name for name, where in known.items() if not where.startswith("not offered")} - tested == set()
     assert tested - set(known) == set()

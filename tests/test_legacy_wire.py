@@ -324,9 +324,13 @@ def test_a_job_walks_through_the_old_words_in_their_order() -> None:
 
 
 def test_the_steps_of_a_site_follow_each_other() -> None:
-    """Each call needs what the one before leads to, and knows its own repetition."""
+    """Each call has its turn where the one before leads to, and knows its own repetition. A client whose results were
+    refused says end-send all the same."""
     steps = list(STEPS.values())
-    assert [s.needs for s in steps] == list(Progress)[:-1] and [s.leads for s in steps] == list(Progress)[1:]
+    assert [s.leads for s in steps] == list(Progress)[1:]
+    assert all(step.takes(progress) for step, progress in zip(steps, list(Progress)[:-1], strict=True))
+    skipping = {call for call, step in STEPS.items() if step.leads.order - step.needs.order > 1}
+    assert skipping == {Call.END_SEND} and STEPS[Call.END_SEND].takes(Progress.CALC_END)
     assert STEPS[Call.CALC_START].repeats(Progress.RUNNING) and not STEPS[Call.CALC_START].repeats(steps[2].needs)
 
 

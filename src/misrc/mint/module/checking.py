@@ -146,12 +146,15 @@ def _check_schema(root: Any) -> list[Finding]:
 
 
 def _locate(tree: Any, entry: Any) -> tuple[int, Any]:
-    """Line and element of an error; the path that libxml2 gives names our own prefixes."""
+    """Line and element of an error. libxml2's path names prefixes; where the file binds one of ours to something else,
+    the element is the one on that line whose tag the error names."""
     try:
         element = tree.xpath(entry.path, namespaces={"dc": document.DC, "xsi": document.XSI})[0]
     except (etree.XPathError, IndexError, TypeError):
-        return entry.line, None
-    return element.sourceline or entry.line, element
+        named = re.match(r"Element '([^']+)'", entry.message)
+        same_tag = tree.iter(named[1]) if named else ()
+        element = next((found for found in same_tag if found.sourceline == entry.line), None)
+    return (entry.line if element is None else element.sourceline or entry.line), element
 
 
 def name_element(element: Any) -> str:
@@ -185,7 +188,7 @@ def _explain(entry: Any, line: int, element: Any) -> Finding:
     if kind == "SCHEMAV_ELEMENT_CONTENT" and "Missing child" in message:
         needed = [word for word in expected if word in NEEDED] or expected
         return find(ERROR, line, place, "missing", name=name, missing=needed[0] if needed else "?")
-    if kind == "SCHEMAV_ELEMENT_CONTENT":
+    if kind == "SCHEMAV_ELEMENT_CONTENT" and element is not None:
         return _explain_unexpected(line, place, element, expected)
     if kind in ("SCHEMAV_CVC_ELT_3_1", "SCHEMAV_CVC_ELT_3_2_1"):
         return find(ERROR, line, place, "nil" if kind.endswith("3_1") else "nil_content", name=name)
