@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import CLEAN, MISRC, Site
 
 from misrc.declare.inventory import load_sites, read_variables
 from misrc.declare.node import load_documents, render_node_config
@@ -123,3 +125,29 @@ def test_an_inventory_that_is_not_there_is_one_clear_line(tmp_path: Path) -> Non
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert str(tmp_path / "missing") in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_m29_an_administrator_logs_in_to_no_unknown_host(site: Site, tmp_path: Path) -> None:
+    """A host whose key nobody has pinned is not logged in to, nor is its key learned; one that is known is talked to.
+
+    What is printed is Ansible's own, without marks for machines.
+    """
+    site.start_sshd()
+    known = tmp_path / "known_hosts"
+    node = {
+        "ansible_host": "127.0.0.1",
+        "ansible_port": site.port,
+        "ansible_ssh_common_args": f"-F none -o UserKnownHostsFile={known} -o IdentitiesOnly=yes -o BatchMode=yes",
+    }
+    (tmp_path / "inventory").mkdir()
+    (tmp_path / "inventory/hosts.yml").write_text(json.dumps({"mint_node": {"hosts": {"node": node}}}))
+    words = [MISRC, "provision", "--check", "--inventory", tmp_path / "inventory"]
+    for pinned, said in (
+        ("", "Host key verification failed"),
+        (f"[127.0.0.1]:{site.port} {site.host_key()}\n", "denied"),
+    ):
+        known.write_text(pinned, encoding="ascii")
+        done = subprocess.run(words, check=False, capture_output=True, text=True, env=CLEAN)
+        assert done.returncode == 4 and said in done.stdout and "\x1b" not in done.stdout, done.stdout
+        assert known.read_text(encoding="ascii") == pinned
+    site.stop_sshd()

@@ -196,11 +196,10 @@ class Connection(Link):
         if _HOST_KEY.search(text):
             return Untrusted(self.say("ssh.host_key"))
         if _DENIED.search(text):
-            if self._key_changed():
-                return Unreachable(self.say("ssh.denied"))
             unusable = _UNUSABLE.search(text)
-            ours = say("identity.unusable", site=self.site.id, why=last_line(unusable[1])) if unusable else ""
-            return KeyRefused(ours or self.say("ssh.denied"))
+            if unusable and not self._key_changed():
+                return Untrusted(say("identity.unusable", site=self.site.id, why=last_line(unusable[1])))
+            return KeyRefused(self.say("ssh.denied"), transient=self._key_changed())
         return None
 
     def _key_changed(self) -> bool:

@@ -37,8 +37,12 @@ class Untrusted(Unreachable):
     transient = False
 
 
-class KeyRefused(Untrusted):
-    """The site does not know our key."""
+class KeyRefused(Unreachable):
+    """The site does not know our key; trying again helps only where that key has just got its place."""
+
+    def __init__(self, message: str, transient: bool) -> None:
+        super().__init__(message)
+        self.transient = transient
 
 
 class Later(Unreachable):

@@ -1,6 +1,7 @@
-"""`misrc provision`: run a playbook of the collection that came with misrc, through ansible-runner.
+"""`misrc provision`: run a playbook of the collection that came with misrc.
 
 The person who runs it is asked for passwords by Ansible itself, on the terminal; misrc neither sees nor keeps them.
+It is plain `ansible-playbook`: ansible-runner would turn its check of host keys off, and print its own marks.
 
 Hosts need no list of their own: each file of `host_vars` that holds a policy is a host of the group `sites`, and where
 the inventory has no group `mint_node`, this machine is it.
@@ -9,13 +10,12 @@ the inventory has no group `mint_node`, this machine is it.
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from ansible_runner.interface import run_command
 
 from ...declare.inventory import read_variables
 from ...job.codec import dump_json
@@ -51,18 +51,9 @@ def run_playbook(name: str, inventory: Path, words: Sequence[str] = ()) -> int:
     with tempfile.TemporaryDirectory(prefix="misrc-provision-") as folder:
         derived = Path(folder) / "derived.yml"
         derived.write_bytes(dump_json(derive_hosts(inventory.resolve())))
-        _, _, status = run_command(
-            executable_cmd=str(Path(sys.executable).parent / "ansible-playbook"),
-            cmdline_args=[f"--inventory={derived}", f"--inventory={inventory.resolve()}", *words, str(playbook)],
-            envvars=_settings(Path(folder)),
-            private_data_dir=folder,
-            host_cwd=str(Path.cwd()),
-            input_fd=sys.stdin,
-            output_fd=sys.stdout,
-            error_fd=sys.stderr,
-            quiet=True,
-        )
-    return int(status)
+        command = [str(Path(sys.executable).parent / "ansible-playbook"), f"--inventory={derived}"]
+        command += [f"--inventory={inventory.resolve()}", *words, str(playbook)]
+        return subprocess.run(command, env={**os.environ, **_settings(Path(folder))}, check=False).returncode
 
 
 def derive_hosts(inventory: Path) -> dict[str, Any]:

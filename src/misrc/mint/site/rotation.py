@@ -24,7 +24,7 @@ from ...job.records import write_json
 from .. import keys
 from ..link.api_token import token_place
 from ..link.connection import Connection
-from ..link.link import KeyRefused
+from ..link.link import KeyRefused, Untrusted
 from ..messages.catalog import say
 from ..places import next_identity
 from .declarations import Declaration, find_declaration
@@ -192,7 +192,7 @@ def _require_taken(declaration: Declaration, following: Path) -> None:
         if connection.ask("hello", seconds=60)[0].hello is None:
             raise MisrcError(say("note.silent"))
     except KeyRefused:
-        raise KeyRefused(say("rotate.not_taken", site=declaration.site.id)) from None
+        raise Untrusted(say("rotate.not_taken", site=declaration.site.id)) from None
     finally:
         connection.close()
 
