@@ -274,3 +274,22 @@ def test_p65_a_log_that_is_no_text_is_not_called_one(api: Api, folder: Path) -> 
     entry = caller(api, "workflow").call("GET", "get-calc-result", {"accept_id": job}, None)[1]["errors"][0]
     output = entry["result-info"]["result_files"][STDOUT_NAME]
     assert (b64decode(output["content"]), output["mimetype2"]) == (log, "charset=binary")
+
+
+def test_h102_a_site_that_only_the_ini_file_names_gets_a_token_by_that_name(api: Api, folder: Path) -> None:
+    """Old site ids have capital letters; whoever makes the token knows no other. What names no site is refused."""
+    ini = folder / "sites.ini"
+    ini.write_text("[RemoteSites]\nremote_site_ids = u-tokyo_enokiLab\n[u-tokyo_enokiLab]\ncommands = /a.sh\n")
+    api.config["ini"] = str(ini)
+    api.write_config()
+    api.kill()
+    api.start()
+    for name in ("u-tokyo_enokiLab", NAME):
+        api.add_token(f"agent-{name}", "--user", "mint", "--scope", "agent", "--site", name)
+    job = register(api, folder, **{"remote-site": "u-tokyo_enokiLab", "command": "/a.sh"})
+    request = caller(api, "agent-u-tokyo_enokiLab").call("GET", "calc-request", {"site_id": "u-tokyo_enokiLab"}, None)
+    assert request[1]["errors"][0]["accept_id"] == job
+    own = caller(api, f"agent-{NAME}").call("GET", "calc-request", {"site_id": NAME}, None)
+    assert own[1]["errors"][0]["code"] == 404
+    with pytest.raises(AssertionError, match="site id"):
+        api.add_token("agent-x", "--user", "mint", "--scope", "agent", "--site", "Nobody")

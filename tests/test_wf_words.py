@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from predecessor.calls import STDERR_NAME, STDOUT_NAME
-from predecessor.scene import certificate
+from predecessor.scene import TOKEN, certificate, program, write_ini
 from predecessor.server import Server
 from wf_scene import Run, clean, entry, words
 from wf_scene import authority as authority
@@ -33,7 +33,7 @@ def test_h81_a_certificate_that_nobody_trusts(
 
 @pytest.mark.parametrize(
     "place, word",
-    [(0, "http://127.0.0.1"), (0, "https://"), (0, "https://u:p@h"), (0, "https://h/x"), (0, "https://h?x"),
+    [(0, "http://h"), (0, "http://localhost"), (0, "https://"), (0, "https://u:p@h"), (0, "https://h/x"), (0, "https://h?x"),
      (0, "https://h:x"), (0, "127.0.0.1"), (0, "https://例え"), (1, "a b"), (1, ""), (2, ""), (2, "a b"), (2, "a\r\nb"),
      (2, "トークン"), (2, "x" * 513), (2, "env:NOT_SET"), (2, "file:/nonexistent")],
 )  # fmt: skip
@@ -49,9 +49,19 @@ def test_words_that_are_refused(folder: Path, place: int, word: str) -> None:
             parse_words([*words(1, folder), "", ""][:count], {})
 
 
+def test_a_loopback_address_may_do_without_tls(folder: Path) -> None:
+    """The predecessor's server speaks plain HTTP: beside it, and nowhere else, its client needs no gateway."""
+    with Server(write_ini(folder, program(folder)), {TOKEN}) as plain:
+        run = Run(plain.port, folder, base=f"http://127.0.0.1:{plain.port}")
+        run.workflow._sleep = finished(plain, {"out.txt": entry("b2s=")})
+        assert run() is Status.COMPLETED
+    assert (folder / "out.txt").read_bytes() == b"ok"
+
+
 def test_the_port_is_50443_unless_another_is_named(folder: Path) -> None:
     """As ever: `https://HOST` means port 50443."""
-    for url, port in (("https://h", 50443), ("https://h/", 50443), ("https://h:443", 443)):
+    named = (("https://h:443", 443), ("http://[::1]:8082/", 8082))
+    for url, port in (("https://h", 50443), ("https://h/", 50443), ("https://[::1]", 50443), *named):
         assert parse_words([url, *words(1, folder)[1:]], {}).address.port == port
 
 

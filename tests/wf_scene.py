@@ -58,9 +58,10 @@ def words(port: int, folder: Path, inputs: str = "", results: str = "out.txt", *
 class Run:
     """One run of the client in this process, and what it said."""
 
-    def __init__(self, port: int, folder: Path, *more: str, timing: Timing = QUICK) -> None:
+    def __init__(self, port: int, folder: Path, *more: str, timing: Timing = QUICK, base: str = "") -> None:
         self.said: list[str] = []
-        order = parse_words(words(port, folder, *more), {})
+        given = words(port, folder, *more)
+        order = parse_words([base or given[0], *given[1:]], {})
         self.workflow = Workflow(order, timing, folder, self.said.append)
         self.workflow._sleep = self._sleep
         self._end = time.monotonic() + 60

@@ -201,7 +201,7 @@ class Call:
 
     async def drain(self) -> None:
         """Take in a short body that nobody wanted: closed on while it is being sent, its sender would see no answer."""
-        with contextlib.suppress(Refused, TimeoutError):
+        with contextlib.suppress(Gone, Refused, TimeoutError):
             waits = b"expect" in self.headers or self._hangup is not None
             if waits or (self.content_length() or 0) > MAX_DRAINED:
                 return

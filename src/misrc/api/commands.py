@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -9,13 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
-from ..declare.server import load_server
+from ..declare.server import Server, load_server
 from ..job.codec import dump_json
 from ..job.errors import BadRequest
+from ..job.names import SITE_ID
 from ..job.quantities import parse_duration
 from . import backup
 from .database import Database, Transaction
 from .notifier import Notifier
+from .sites import Sites
 from .tokens import Token, add_token, list_tokens, revoke_token
 
 T = TypeVar("T")
@@ -28,6 +31,19 @@ def _with_store(config: str, work: Callable[[Transaction], T]) -> T:
         return database.write_now(work)
     finally:
         database.close()
+
+
+def find_ids(server: Server, names: list[str]) -> list[str]:
+    """The ids of sites, where a name that only old clients use may stand for one. A site may be declared later."""
+    sites = Sites(server.inventory, server.ini)
+    try:
+        sites.load()
+    except BadRequest:
+        if all(re.fullmatch(SITE_ID, name, re.ASCII) for name in names):
+            return names
+        raise
+    found = map(sites.by_name, names)
+    return [name if site is None else site.id for name, site in zip(names, found, strict=True)]
 
 
 def add(
@@ -43,9 +59,8 @@ def add(
         end = None if expires is None else time.time() + parse_duration(expires)
     except ValueError as error:
         raise BadRequest(f"--expires: {error}") from None
-    made = _with_store(
-        config, lambda tx: add_token(tx, name, user, tuple(dict.fromkeys(scopes)), tuple(sites), end, secret)
-    )
+    named = tuple(dict.fromkeys(find_ids(load_server(Path(config)), sites)))
+    made = _with_store(config, lambda tx: add_token(tx, name, user, tuple(dict.fromkeys(scopes)), named, end, secret))
     if not read:
         print(made)
     return 0

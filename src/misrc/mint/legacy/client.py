@@ -1,8 +1,9 @@
 """Calls to a server that speaks the predecessor's protocol: the predecessor's own, or ours.
 
 A cut connection is no answer, and no answer is not a failure: a call is repeated as often as the declared retry says.
-The server's certificate is always verified, redirections are never followed, no proxy and no password file of the
-environment is used, and the token stands in one header of one connection: never in a message.
+The server's certificate is always verified (a loopback address may do without TLS), redirections are never followed,
+no proxy and no password file of the environment is used, and the token stands in one header of one connection: never
+in a message.
 
 `SSL_CERT_FILE` names further trusted authorities, as for every program with OpenSSL.
 """
@@ -12,13 +13,14 @@ from __future__ import annotations
 import contextlib
 import http.client
 import random
+import re
 import ssl
 import time
-import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
+from ...job.agent import Address, parse_address
 from ...job.codec import CodecError
 from ...job.errors import BadRequest, MisrcError, Refused, Unreachable
 from ...job.interface import Retry
@@ -41,25 +43,15 @@ def printable(text: object) -> str:
     return shown if len(shown) <= MAX_SHOWN else shown[:MAX_SHOWN] + "…"
 
 
-@dataclass(frozen=True)
-class Address:
-    """Where the server is."""
-
-    host: str
-    port: int
-
-
 def parse_base_url(text: str) -> Address:
-    """`https://HOST` (port 50443, as ever) or `https://HOST:PORT`; raises BadRequest."""
+    """`https://HOST` (port 50443, as ever) or `https://HOST:PORT`, and `http://` for a loopback address; BadRequest."""
     try:
-        parts = urllib.parse.urlsplit(text)
-        port = parts.port
+        address = parse_address(text)
     except ValueError:
         raise BadRequest(say("wf.url")) from None
-    plain = parts.path in ("", "/") and not (parts.query or parts.fragment or parts.username or parts.password)
-    if parts.scheme != "https" or not parts.hostname or not plain or not text.isascii() or port == 0:
+    if address.scheme == "http" and not address.loopback:
         raise BadRequest(say("wf.url"))
-    return Address(parts.hostname, port or DEFAULT_PORT)
+    return address if re.search(r":[0-9]+/?\Z", text) else replace(address, port=DEFAULT_PORT)
 
 
 class _Transient(Exception):
@@ -107,9 +99,7 @@ class LegacyClient:
         raise Unreachable(say("wf.unreachable", call=call, why=""))
 
     def _try(self, rendered: Rendered, call: str, places: Sequence[Place], open_sink: Callable[[Path], Sink]) -> Any:
-        connection = http.client.HTTPSConnection(
-            self._address.host, self._address.port, timeout=CONNECT_SECONDS, context=self._context
-        )
+        connection = self._make()
         try:
             _connect(connection, call)
             response = self._exchange(connection, rendered)
@@ -117,7 +107,13 @@ class LegacyClient:
         finally:
             connection.close()
 
-    def _exchange(self, connection: http.client.HTTPSConnection, rendered: Rendered) -> http.client.HTTPResponse:
+    def _make(self) -> http.client.HTTPConnection:
+        host, port = self._address.host, self._address.port
+        if self._address.scheme == "http":
+            return http.client.HTTPConnection(host, port, timeout=CONNECT_SECONDS)
+        return http.client.HTTPSConnection(host, port, timeout=CONNECT_SECONDS, context=self._context)
+
+    def _exchange(self, connection: http.client.HTTPConnection, rendered: Rendered) -> http.client.HTTPResponse:
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
         body = None if rendered.document is None else Body(rendered.document)
         if body is not None:
@@ -131,7 +127,7 @@ class LegacyClient:
             raise _Transient(str(error) or type(error).__name__) from None
 
 
-def _connect(connection: http.client.HTTPSConnection, call: str) -> None:
+def _connect(connection: http.client.HTTPConnection, call: str) -> None:
     try:
         connection.connect()
     except ssl.SSLCertVerificationError as error:

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ...job.agent import Address
 from ...job.codec import CodecError
 from ...job.errors import BadRequest, MisrcError, Refused
 from ...job.interface import Retry
@@ -50,7 +51,7 @@ from ...wire.legacy_files import SITE_ID, CalcInfo
 from ...wire.legacy_progress import Progress, Status
 from ..messages.catalog import say
 from ..stopping import Stopped, stoppable
-from .client import Address, LegacyClient, parse_base_url, printable, refused
+from .client import LegacyClient, parse_base_url, printable, refused
 from .workflow_files import load_input, receiving
 
 T = TypeVar("T")

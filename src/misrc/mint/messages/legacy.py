@@ -8,8 +8,10 @@ LEGACY_MESSAGES: dict[str, tuple[str, str]] = {
         "使用方法: mi-system-wf.py BASE_URL サイトID トークン コマンド 入力1:入力2:… 結果1:結果2:… [パラメータ]",
     ),
     "wf.url": (
-        "the base URL must be https://HOST or https://HOST:PORT, so that the token never travels in the clear",
-        "ベースURLは https://ホスト または https://ホスト:ポート の形で指定してください (トークンを平文で送らないため)",
+        "the base URL must be https://HOST or https://HOST:PORT, so that the token never travels in the clear; http:// is for a "
+        "loopback address alone",
+        "ベースURLは https://ホスト または https://ホスト:ポート の形で指定してください (トークンを平文で送らないため)。"
+        "http:// はループバックアドレスにだけ使えます",
     ),
     "wf.token": (
         "the token must be 1 to 512 printable ASCII characters without spaces",
