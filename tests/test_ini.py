@@ -75,11 +75,14 @@ def test_a_file_that_is_refused(old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "warnings"),
     [("u-tokyo327\n", "u-tokyo327\n  uacj\n  ihi-abe\n", 2), ("[u-tokyo327]\ncommands", "[u-tokyo327]\ncomands", 2),
-     ("u-tokyo327\n", "u-tokyo327 nims-dev\n", 0), ("/opt/fem/fem", "/opt/fem/fem\n  /opt/solver/run.sh", 0)],
+     ("u-tokyo327\n", "u-tokyo327 nims-dev\n", 0), ("/opt/fem/fem", "/opt/fem/fem\n  /opt/solver/run.sh", 0),
+     ("192.0.2.10", "localhost", 0)],
 )  # fmt: skip
 def test_h100_what_files_in_use_have(old: str, new: str, warnings: int) -> None:
-    """Sites without a section or commands of their own, words that stand twice: the predecessor takes such a file."""
+    """Sites without a section or commands of their own, words that stand twice, `localhost`: the predecessor takes such
+    a file."""
     found = parse_ini(EXAMPLE.replace(old, new, 1))
+    assert found.address == ("127.0.0.1" if new == "localhost" else "192.0.2.10")
     assert found.sites["nims-dev"] == SITES["nims-dev"] and len(found.warnings) == warnings
     assert all(found.sites[name] == () for name in set(found.sites) - set(SITES))
 

@@ -86,6 +86,8 @@ def _words(parser: configparser.ConfigParser, section: str, key: str, most: int)
 
 def _address(parser: configparser.ConfigParser) -> str:
     text = parser.get("Server", "ipaddress", fallback="")
+    if text == "localhost":
+        return "127.0.0.1"
     try:
         return str(ipaddress.ip_address(text)) if text else ""
     except ValueError:
