@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import random
+import re
 import threading
 import uuid
 from collections import Counter
@@ -16,6 +19,7 @@ from oracle import ledger
 from resilience import starts
 
 from misrc.job.manifest import Entry, make_manifest, render_manifest
+from misrc.site.operations import OPENING
 
 ENDS = ("ended", "closed")
 CONNECTIONS, REQUESTS = 8, 12
@@ -83,3 +87,26 @@ def test_g166_any_order_of_verbs_at_once_starts_a_program_at_most_once(tmp_path:
 def state_of(site: Site, job: str) -> str:
     path: Any = site.job_file(job, "job.json")
     return str(json.loads(path.read_text())["state"]) if path.exists() else ""
+
+
+def test_g168_no_more_jobs_are_taken_at_one_moment_than_there_are_places(tmp_path: Path) -> None:
+    """Six requests come while three places are left, and all of them are let go on at once."""
+    site = make_site(tmp_path / "s", {"limits": {"jobs": 1, "waiting": 2}})
+    found: list[GateResult] = []
+
+    def ask() -> None:
+        job = str(uuid.uuid4())
+        found.append(site.gate(f"open {job}".encode(), site.open_request(job, start=False), timeout=120))
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    with (site.work_root / OPENING).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = re.compile(rf"-> FLOCK .*:{os.fstat(lock.fileno()).st_ino} ")
+        for thread in threads:
+            thread.start()
+        eventually(lambda: len(waiting.findall(Path("/proc/locks").read_text())) == 6, what="six that wait")
+    for thread in threads:
+        thread.join()
+    assert Counter(result.status for result in found) == {0: 3, 77: 3}
+    assert {result.reply.refused for result in found if result.status} == {"E22"}
+    assert len([record for record in ledger(site) if record["event"] == "open"]) == 3

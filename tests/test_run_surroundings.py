@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -298,3 +301,36 @@ say(state="ended" if rounds > 6 else "running", outcome="lost" if rounds > 6 els
     before = time.monotonic()
     assert mint.command("run", site.name, "noop", "--results", "r").returncode == 5
     assert time.monotonic() - before > 4 * ASK_SECONDS
+
+
+def test_m41_an_id_that_two_calls_take_at_one_moment_belongs_to_one(own: Mint, site: Site) -> None:
+    """Both find no record and wait for the job's lock: the second does not take the first one's results for its own."""
+    job = str(uuid.uuid4())
+    folder = own.state / "jobs" / job
+    folder.mkdir(parents=True)
+    with (folder / "driver.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        inode = f":{os.fstat(lock.fileno()).st_ino} "
+        calls = [own.spawn("run", site.name, name, "--job", job, "--results", name) for name in ("noop", "copy")]
+        waiting = re.compile(rf"-> FLOCK .*{inode}")
+        eventually(lambda: len(waiting.findall(Path("/proc/locks").read_text())) == 2, what="two that wait")
+    ended = sorted((process.communicate(timeout=120)[1], process.returncode) for process in calls)
+    assert sorted(status for _, status in ended) == [0, 2], ended
+    assert [errors for errors, status in ended if status == 2 and "another call" in errors]
+    assert own.starts() == [job]
+
+
+def test_m42_a_program_that_left_the_declaration_is_named(own: Mint, site: Site) -> None:
+    """Taken out while its job runs: `fetch` says so instead of a broken playbook; put back, the results come."""
+    process = own.spawn("run", site.name, "sleep", "--arg", "seconds=3", "--results", "r")
+    (job,) = eventually(own.starts, what="the start")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    program = own.declaration["programs"].pop("sleep")
+    own.declare()
+    done = own.command("fetch", job)
+    assert done.returncode == 2 and "'sleep'" in said(done), done.stderr
+    own.declaration["programs"]["sleep"] = program
+    own.declare()
+    assert own.command("fetch", job).returncode == 0 and (own.root / "r/out.dat").exists()
+    assert own.starts() == [job]

@@ -17,7 +17,7 @@ from ..job.quantities import format_size
 from .jobs import InputFile, MintJob, find_origin, identify_call
 from .messages.catalog import say
 from .places import inventory_folder
-from .sites import load_site
+from .sites import find_program, load_site
 
 MAX_LIST_BYTES = 64 << 20
 # An empty path is a script's unset variable, and would mean the current folder.
@@ -42,10 +42,7 @@ def check_request(request: RunRequest) -> tuple[Interface, MintJob, tuple[InputF
     """The site, a job record without an id, and the inputs; BadRequest or Refused with one clear line."""
     inventory = inventory_folder(request.inventory)
     site = load_site(inventory, request.site)
-    program = site.programs.get(request.program)
-    if program is None:
-        known = ", ".join(site.programs)
-        raise BadRequest(say("program.unknown", site=site.id, program=request.program, known=known))
+    program = find_program(site, request.program)
     arguments = _check_arguments(request, program)
     inputs = _check_inputs(request, program)
     copies = _check_outputs(request, program)

@@ -34,6 +34,7 @@ from .answers import INPUTS, MANIFEST, RECEIPT, SIGNATURE
 from .jobs import LOG, JobStore, MintJob, disk_failed
 from .link.link import Link
 from .messages.catalog import say
+from .sites import find_program
 
 MAX_FILES = 10**6
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -178,7 +179,7 @@ def _measure(file: os.DirEntry[str], size: int, found: Found | None) -> tuple[in
 
 def _deliver(link: Link, record: MintJob, arriving: Path, manifest: Manifest) -> list[str]:
     """Move declared files into the results folder, each whole or not at all; the names that were taken."""
-    declared = NameSet([*link.site.programs[record.program].outputs, LOG])
+    declared = NameSet([*find_program(link.site, record.program).outputs, LOG])
     taken = [entry.name for entry in manifest if entry.name in declared]
     for name in record.copies.keys() & set(taken):
         copy_whole(arriving / name, Path(record.copies[name]))

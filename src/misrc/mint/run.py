@@ -35,7 +35,7 @@ from .link.links import make_link
 from .messages.catalog import say
 from .request import RunRequest, check_request, refuse_expired
 from .retrieval import copy_whole, missing_outputs
-from .sites import load_site
+from .sites import find_program, load_site
 from .stopping import Stopped, stoppable
 
 REPORT_SECONDS = 0.2
@@ -143,8 +143,8 @@ def _find_job(asked: MintJob, job: str | None, new: bool) -> tuple[JobStore, boo
         if not is_job_id(job):
             raise BadRequest(say("job.malformed", job=job))
         store = JobStore(job)
-        if store.exists and store.read().call != asked.call:
-            raise BadRequest(say("job.other", job=job))
+        if store.exists:
+            _require_own(store.read(), asked)
         return store, not store.exists
     for attempt in range(10_000):
         store = JobStore(derive_job_id(asked.call, attempt))
@@ -153,6 +153,12 @@ def _find_job(asked: MintJob, job: str | None, new: bool) -> tuple[JobStore, boo
         if _is_reusable(store.read(), new):
             return store, False
     raise BadRequest(say("job.unknown", job="-"))
+
+
+def _require_own(record: MintJob, asked: MintJob) -> None:
+    """An id that the caller made is one call's."""
+    if record.call != asked.call:
+        raise BadRequest(say("job.other", job=record.job))
 
 
 def _is_reusable(record: MintJob, new: bool) -> bool:
@@ -168,6 +174,8 @@ def _make_record(store: JobStore, asked: MintJob, inputs: Sequence[InputFile], f
         display.say("job.created", job=store.job, site=asked.site, program=asked.program)
         return
     record = store.read()
+    # Only under the lock it is certain whose the job is: another call may have made it just now.
+    _require_own(record, asked)
     if record.state is JobState.CLOSED:
         display.say("job.done", job=store.job, results=record.results)
         for name, target in asked.copies.items():
@@ -343,7 +351,7 @@ class Driver:
             raise Refused(say("job.refused", site=self.site.id, job=job, why=why), record.reason)
         if record.outcome in (Outcome.LOST, Outcome.EXPIRED):
             raise JobLost(say("job.lost", site=self.site.id, job=job, why=record.reason, contact=contact))
-        missing = missing_outputs(self.site.programs[record.program].outputs, record.delivered)
+        missing = missing_outputs(find_program(self.site, record.program).outputs, record.delivered)
         if missing:
             raise ProgramFailed(say("job.output_missing", name=missing[0], job=job, contact=contact))
         for name in sorted(record.copies.keys() - set(record.delivered)):

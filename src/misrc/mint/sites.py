@@ -15,7 +15,7 @@ from pathlib import Path
 from .. import __version__
 from ..job.codec import CodecError, decode, parse_json
 from ..job.errors import BadRequest
-from ..job.interface import Interface
+from ..job.interface import Interface, ProgramInterface
 from ..job.records import write_record
 from .messages.catalog import say
 from .places import state_folder
@@ -27,6 +27,14 @@ def load_site(inventory: Path, site: str) -> Interface:
     if site not in sites:
         raise BadRequest(say("site.unknown", site=site, inventory=inventory, known=", ".join(sites) or "-"))
     return sites[site]
+
+
+def find_program(site: Interface, name: str) -> ProgramInterface:
+    """What is declared of a program; BadRequest where nothing is, as after it was taken out while a job of it ran."""
+    program = site.programs.get(name)
+    if program is None:
+        raise BadRequest(say("program.unknown", site=site.id, program=name, known=", ".join(site.programs)))
+    return program
 
 
 def load_sites(inventory: Path) -> dict[str, Interface]:

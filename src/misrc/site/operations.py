@@ -36,6 +36,8 @@ from .signatures import check_signature
 # Room that a site keeps for records and logs when it says how much is free.
 SPACE_MARGIN = 64 << 20
 Records = Tuple[Tuple[str, bytes], ...]
+# In the work root: held from the count of jobs to the making of one more.
+OPENING = ".opening"
 
 # Results that need no transfer of their own: so many files, of MAX_INLINE_BYTES in all.
 SMALL_FILES = 64
@@ -95,20 +97,26 @@ class Operations:
         if spec.site != self.site:
             raise Denied(Refusal.SITE, "the job spec is for another site")
         job = self._existing(spec)
-        if job is not None:
-            self.refuse_closed(job)
-            self.check_names(self.rule(spec), entries)
-            self.record("open", spec.job, already=True)
-            return job
-        check_signature(self.policy, spec, signature, only_asked=dry_run)
-        self.check_spec(spec, entries)
-        self._check_limits(spec)
-        if dry_run:
-            self.record("open", spec.job, dry_run=True)
-            return None
-        told: Dict[str, Any] = {"origin": dict(spec.origin)} if spec.origin else {}
-        self.record("open", spec.job, program=spec.program, files=spec.files, bytes=spec.bytes, **told)
-        return self._create(spec, inline, signature, beside)
+        if job is None:
+            check_signature(self.policy, spec, signature, only_asked=dry_run)
+            self.check_spec(spec, entries)
+            self._check_limits(spec)
+            if dry_run:
+                self._require_room()
+                self.record("open", spec.job, dry_run=True)
+                return None
+            try:
+                # Of many that ask at one moment each would find the last place free.
+                with files.locked(self.root, OPENING):
+                    job = self._existing(spec)
+                    if job is None:
+                        return self._create(spec, inline, signature, beside)
+            except OSError as error:
+                raise Denied(Refusal.SPACE, f"open: {error.strerror}") from None
+        self.refuse_closed(job)
+        self.check_names(self.rule(spec), entries)
+        self.record("open", spec.job, already=True)
+        return job
 
     def find(self, job: str) -> JobFolder:
         """The folder of a job that was opened; Denied(UNKNOWN_JOB) or Denied(GONE) where there is none."""
@@ -161,6 +169,8 @@ class Operations:
             raise Denied(Refusal.FILES)
         if spec.bytes * 2 >= self.free():
             raise Denied(Refusal.SPACE)
+
+    def _require_room(self) -> None:
         if self.room() <= 0:
             raise Denied(Refusal.WAITING)
 
@@ -170,13 +180,10 @@ class Operations:
         return limits.jobs + limits.waiting - sum(1 for _ in jobs.read_unfinished(self.root, self.policy.work_root))
 
     def _create(self, spec: JobSpec, inline: Records, signature: Optional[str], beside: Records) -> JobFolder:
-        try:
-            return jobs.create_job(self.root, self.policy.work_root, spec, list(inline), signature, beside)
-        except OSError as error:
-            existing = self._existing(spec)
-            if existing is None:
-                raise Denied(Refusal.SPACE, f"open: {error.strerror}") from None
-            return existing
+        self._require_room()
+        told: Dict[str, Any] = {"origin": dict(spec.origin)} if spec.origin else {}
+        self.record("open", spec.job, program=spec.program, files=spec.files, bytes=spec.bytes, **told)
+        return jobs.create_job(self.root, self.policy.work_root, spec, list(inline), signature, beside)
 
     # -- starting -----------------------------------------------------------------------------------------------
 

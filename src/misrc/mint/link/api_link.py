@@ -27,6 +27,7 @@ from ..jobs import LOG, InputFile, disk_failed
 from ..messages.catalog import say
 from ..reasons import WAITS_AGENT, render_silent
 from ..scratch import make_scratch, remove_scratch
+from ..sites import find_program
 from .api_client import ApiBroken, ApiClient, ApiCut, ApiRefusal, ApiUntrusted, Content, SourceChanged, job_path
 from .api_token import keep_token, read_token
 from .link import Answer, Later, Link, OnProgress, Untrusted
@@ -195,7 +196,7 @@ class ApiLink(Link):
 
     def list_offered(self, program: str, manifest: Manifest) -> Manifest:
         """The server keeps no result that the declaration does not name."""
-        declared = NameSet([*self.site.programs[program].outputs, LOG])
+        declared = NameSet([*find_program(self.site, program).outputs, LOG])
         return tuple(entry for entry in manifest if entry.name in declared)
 
     def get(self, job: str, manifest: Manifest, target: Path, tell: Callable[[int], None]) -> Mapping[str, Found]:

@@ -21,7 +21,7 @@ from ..places import inventory_folder
 from ..request import RunRequest
 from ..retrieval import copy_whole
 from ..run import run
-from ..sites import load_site
+from ..sites import find_program, load_site
 from ..stopping import Stopped, stoppable
 from .call import Call, parse_call
 from .identity import export_identity, find_identity
@@ -39,9 +39,7 @@ def run_module(site: str, program: str, words: Sequence[str], inventory: str | N
     """
     folder = inventory_folder(inventory)
     declared = load_site(folder, site).programs.get(program)
-    if declared is None:
-        known = ", ".join(load_site(folder, site).programs)
-        raise BadRequest(say("program.unknown", site=site, program=program, known=known))
+    declared = find_program(load_site(folder, site), program)
     call = parse_call(words, list_ports(declared))
     identity = find_identity()
     export_identity(identity)
