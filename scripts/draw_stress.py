@@ -11,6 +11,7 @@ of which no stresses were returned is grey. Needs Pillow (`pip install misrc[pic
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,7 +70,7 @@ def colour(share: float) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def blend(corners: list[tuple[float, ...]], u: float, v: float) -> tuple[float, ...]:
+def blend(corners: Sequence[tuple[float, ...]], u: float, v: float) -> tuple[float, ...]:
     """Bilinear between the four corners of an element."""
     weights = ((1 - u) * (1 - v), u * (1 - v), u * v, (1 - u) * v)
     return tuple(sum(w * corner[k] for w, corner in zip(weights, corners)) for k in range(len(corners[0])))
@@ -102,7 +103,7 @@ class Picture:
         if all(-WIDTH < x < 2 * WIDTH and -HEIGHT < y < 2 * HEIGHT for x, y in places):
             self.draw.polygon(places, fill="#eeeeee", outline="#cccccc")
 
-    def fill(self, corners: list[tuple[float, ...]], largest: float) -> None:
+    def fill(self, corners: Sequence[tuple[float, ...]], largest: float) -> None:
         """An element with the stress as third number of each corner."""
         ends = [n / CELLS for n in range(CELLS + 1)]
         for u, to_u in zip(ends, ends[1:]):
@@ -114,8 +115,8 @@ class Picture:
     def legend(self, field: Field) -> None:
         """Scale, title and the place of the peak."""
         left, top, bottom = WIDTH - BAR, MARGIN, HEIGHT - MARGIN
-        for y in range(top, bottom):
-            self.draw.line([(left, y), (left + 24, y)], fill=colour((bottom - y) / (bottom - top)))
+        for row in range(top, bottom):
+            self.draw.line([(left, row), (left + 24, row)], fill=colour((bottom - row) / (bottom - top)))
         for tick in range(6):
             y = bottom - (bottom - top) * tick / 5
             text = f"{field.peak.von_mises * tick / 5:.0f}"

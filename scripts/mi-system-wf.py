@@ -27,5 +27,5 @@ if __name__ == "__main__":
     try:
         from misrc.mint.legacy.workflow import main
     except ImportError:
-        main = restart
+        sys.exit(restart())
     sys.exit(main())

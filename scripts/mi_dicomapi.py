@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 
-def restart(words: list[str], script: Path) -> int:
+def restart(words: Sequence[str], script: Path) -> int:
     """Start again with the Python of the `misrc` command."""
     command = shutil.which("misrc")
     python = os.path.join(os.path.dirname(os.path.realpath(command)), "python3") if command else ""

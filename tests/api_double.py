@@ -324,7 +324,8 @@ class Handler(BaseHTTPRequestHandler):
             job = self.double.jobs.get(words[1])
         if job is None:
             raise Refused(404, "unknown")
-        return getattr(self, "_" + words[2])(job, words[3] if len(words) > 3 else query)
+        answer: tuple[int, Any] = getattr(self, "_" + words[2])(job, words[3] if len(words) > 3 else query)
+        return answer
 
     def poll(self, site: str) -> tuple[int, Any]:
         poll, double = json.loads(self.body()), self.double
@@ -418,7 +419,7 @@ class Handler(BaseHTTPRequestHandler):
     def _append(self, job: DoubleJob, name: str, have: bytearray) -> tuple[int, Any]:
         left = int(self.headers.get("Content-Length") or 0)
         while left:
-            data = self.rfile.read1(min(left, 65536))  # type: ignore[attr-defined]
+            data = self.rfile.read1(min(left, 65536))
             if not data:
                 raise ConnectionError
             have += data

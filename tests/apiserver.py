@@ -18,7 +18,7 @@ import subprocess
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from conftest import CLEAN, MISRC, eventually
@@ -50,7 +50,10 @@ def site(name: str, user: str = USER, **more: Any) -> dict[str, Any]:
 def make_ca(folder: Path) -> None:
     """A CA and a certificate of `localhost` by it, as `ca.pem`, `cert.pem` and `key.pem`."""
     folder.mkdir(parents=True, exist_ok=True)
-    run = lambda *words: subprocess.run(["openssl", *words], check=True, capture_output=True, cwd=folder)  # noqa: E731
+
+    def run(*words: str) -> None:
+        subprocess.run(["openssl", *words], check=True, capture_output=True, cwd=folder)
+
     new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     run("req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=test CA",
         "-addext", "keyUsage=critical,keyCertSign")  # fmt: skip
@@ -87,8 +90,8 @@ class Api:
     """A server with two sites and four tokens."""
 
     # What is started, and in which environment: a test may put another release here.
-    command: Sequence[str] = (MISRC,)
-    environment: Mapping[str, str] = CLEAN
+    command: ClassVar[Sequence[str]] = (MISRC,)
+    environment: ClassVar[Mapping[str, str]] = CLEAN
 
     def __init__(self, root: Path, database: str | None = None, **config: Any) -> None:
         self.root = root

@@ -62,7 +62,7 @@ class Postgres:
         return self._tool("pg_ctl", "-D", str(self.root / "data"), *words, check=check)
 
     def _tool(self, name: str, *words: str, check: bool = True) -> int:
-        command = [TOOLS[-1].parent / name, *words]
+        command: list[str | Path] = [TOOLS[-1].parent / name, *words]
         return subprocess.run(command, check=check, stdin=subprocess.DEVNULL, capture_output=True).returncode
 
 

@@ -8,12 +8,12 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from agents import AgentHost, agent_host
-from api_double import drop, raw, say
+from api_double import Handler, drop, raw, say
 from conftest import eventually, job_processes
 from faultpoints import points
 
@@ -132,8 +132,8 @@ def test_p26_an_answer_cut_at_any_byte_is_none(host: AgentHost, call: str, offse
     finish(host, job)
 
 
-def _cut(data: bytes):  # type: ignore[no-untyped-def]
-    def do(handler):  # type: ignore[no-untyped-def]
+def _cut(data: bytes) -> Callable[[Handler], None]:
+    def do(handler: Handler) -> None:
         handler.wfile.write(data)
         drop(handler)
 

@@ -162,7 +162,10 @@ def test_p18_100000_claims_at_once(host: AgentHost) -> None:
     host.double.rule("/poll", say(200, work(claims=claims)), times=1)
     host.double.wish(next(iter(host.double.jobs)))
     host.double.submit("noop")
-    known = lambda: {record["job"] for record in host.site.ledger() if record["event"] == "refuse"}  # noqa: E731
+
+    def known() -> set[str]:
+        return {record["job"] for record in host.site.ledger() if record["event"] == "refuse"}
+
     eventually(lambda: len(known()) >= 1, 120, "the first of them")
     works(host)
     assert len(known()) <= room

@@ -180,8 +180,10 @@ def test_p63_a_job_that_the_server_forgot_ends_here_too(old: Old, call: str) -> 
     process = old.start()
     assert [old.compute() for _ in range(3)] == [1, 1, 0] and process.poll() is None
     found = old.site.work_root.glob
-    states = lambda: {json.loads(path.read_text())["state"] for path in found("*/job.json")}  # noqa: E731
-    eventually(lambda: states() == {"closed"}, what="the end of all jobs")
+    eventually(
+        lambda: {json.loads(path.read_text())["state"] for path in found("*/job.json")} == {"closed"},
+        what="the end of all jobs",
+    )
 
 
 def test_p64_answers_that_are_not_the_predecessors_are_waited_out(old: Old) -> None:

@@ -8,12 +8,12 @@ import random
 import re
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from agents import AgentHost, agent_host
-from api_double import drop, say, work
+from api_double import Handler, drop, say, work
 from conftest import eventually, job_processes, make_program
 
 
@@ -86,8 +86,8 @@ def test_large_files_go_by_a_transfer_worker_and_resume(running: AgentHost) -> N
     assert events.index("put") < events.index("run") < events.index("leave")
 
 
-def _cut_download(size: int):  # type: ignore[no-untyped-def]
-    def do(handler):  # type: ignore[no-untyped-def]
+def _cut_download(size: int) -> Callable[[Handler], None]:
+    def do(handler: Handler) -> None:
         job, name = handler.path.split("/")[-3], handler.path.split("/")[-1]
         data = handler.double.jobs[job].inputs[name]
         start = int(re.findall("[0-9]+", handler.headers["Range"])[0])
@@ -101,8 +101,8 @@ def _cut_download(size: int):  # type: ignore[no-untyped-def]
     return do
 
 
-def _cut_upload(size: int):  # type: ignore[no-untyped-def]
-    def do(handler):  # type: ignore[no-untyped-def]
+def _cut_upload(size: int) -> Callable[[Handler], None]:
+    def do(handler: Handler) -> None:
         job, name = handler.double.jobs[handler.path.split("/")[-3]], handler.path.split("/")[-1]
         if handler.command == "PUT":
             job.results[name] = bytearray()

@@ -34,7 +34,7 @@ def run(
     if host.process is None:
         host.start()
     job = host.double.submit("trial", inputs)
-    ended = eventually(lambda: host.double.ended(job), 60)
+    ended: DoubleJob = eventually(lambda: host.double.ended(job), 60)
     after = host.double.submit("noop")
     eventually(lambda: host.double.ended(after), 60)
     return ended

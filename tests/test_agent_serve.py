@@ -121,8 +121,13 @@ def test_start_delay_and_rate_through_both_ends(ends: Ends) -> None:
     }
     ends.host.site.install()
     ends.host.start()
-    submit = lambda: ends.api.submit(site="test-site", program="noop", manifest=None)  # noqa: E731
-    ended = lambda job: ends.api.job(job)["state"] == "ended"  # noqa: E731
+
+    def submit() -> str:
+        return ends.api.submit(site="test-site", program="noop", manifest=None)
+
+    def ended(job: str) -> bool:
+        return bool(ends.api.job(job)["state"] == "ended")
+
     first = submit()
     eventually(lambda: ended(first), 40)
     delays = []

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from apiserver import OTHER_SITE, SITE, V2, Api, digest, running, submission
@@ -362,7 +363,7 @@ def test_a_gateway_names_the_user_from_its_own_address_alone(tmp_path: Path) -> 
         ({"times": {"lease": "soon"}}, "lease"),
     ],
 )
-def test_a_wrong_declaration_is_refused_with_its_place(tmp_path: Path, change: dict[str, object], words: str) -> None:
+def test_a_wrong_declaration_is_refused_with_its_place(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     """One line that names the key; nothing is served. The same declaration without the change is taken (above)."""
     api = Api(tmp_path / "s", **change)
     command = [MISRC, "serve", "--config", str(api.root / "server.yml")]

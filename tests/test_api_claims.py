@@ -6,6 +6,7 @@ Run on SQLite and, where Debian's PostgreSQL is installed, on PostgreSQL too.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 import time
@@ -73,7 +74,7 @@ def test_h52_fifty_agents_claim_one_job(api: Api, rounds: int) -> None:
     """All at the same moment: one gets it, with one fence; the others get nothing, and no failure."""
     for _ in range(rounds):
         job = api.submit()
-        found = at_once(*[lambda agent=agent: api.poll(agent) for agent in agents(50)])  # type: ignore[misc]
+        found = at_once(*[lambda agent=agent: api.poll(agent) for agent in agents(50)])
         claims = [claim for work in found for claim in work["claims"]]
         assert [claim["job"] for claim in claims] == [job] and claims[0]["fence"] == 1
         assert api.end(claims[0], {}, outcome="failed").status == 200
@@ -88,7 +89,7 @@ def test_h52_fifty_agents_at_two_servers_claim_one_job(
         doors = (api, second)
         for _ in range(rounds):
             job = api.submit()
-            found = at_once(*[lambda n=n, a=a: doors[n % 2].poll(a) for n, a in enumerate(agents(50))])  # type: ignore[misc]
+            found = at_once(*[lambda n=n, a=a: doors[n % 2].poll(a) for n, a in enumerate(agents(50))])
             claims = [claim for work in found for claim in work["claims"]]
             assert [(claim["job"], claim["fence"]) for claim in claims] == [(job, 1)]
             assert second.end(claims[0], {}, outcome="failed").status == 200
@@ -112,7 +113,7 @@ def beside(api: Api, database: str | None, root: Path) -> Iterator[Api]:
 def test_h52_agents_that_wait_get_one_job_each(api: Api) -> None:
     """Twenty agents wait, twenty jobs come: each job goes to one agent, and nobody gets two."""
     waiting: list[Any] = []
-    threads = [threading.Thread(target=lambda a=a: waiting.append(api.poll(a, wait=20))) for a in agents(20)]  # type: ignore[misc]
+    threads = [threading.Thread(target=lambda a=a: waiting.append(api.poll(a, wait=20))) for a in agents(20)]
     for thread in threads:
         thread.start()
     jobs = at_once(*[api.submit] * 20)
@@ -191,8 +192,8 @@ def test_h57_a_cancel_at_the_moment_of_a_claim(api: Api) -> None:
         job = api.submit()
         agent = agents(1)[0]
         cancelled, work = at_once(
-            lambda job=job: api.call("POST", f"{V2}/jobs/{job}/cancel", {}),
-            lambda agent=agent: api.poll(agent),  # type: ignore[misc]
+            functools.partial(api.call, "POST", f"{V2}/jobs/{job}/cancel", {}),
+            functools.partial(api.poll, agent),
         )
         assert cancelled.status == 200
         for claim in work["claims"]:

@@ -199,10 +199,10 @@ def test_h23_h24_other_protocols_and_methods(api: Api) -> None:
         answer = api.raw(head(api, "GET", V2 + "/jobs", f"Upgrade: {upgrade}", "Connection: Upgrade, close"), 3)
         assert status(answer) in (200, 400, 426), answer[:60]
     for method in ("TRACE", "OPTIONS", "DELETE", "HEAD", "POST"):
-        answer = api.call(method, V2 + "/jobs")
-        assert (answer.status, answer.headers["allow"]) == (405, "GET"), method
+        reply = api.call(method, V2 + "/jobs")
+        assert (reply.status, reply.headers["allow"]) == (405, "GET"), method
         if method == "HEAD":
-            assert answer.body == b""
+            assert reply.body == b""
     for line in ("BREW", "get"):
         assert status(api.raw(head(api, line, V2 + "/jobs", "Connection: close"), 3)) in (400, 405), line
     assert status(api.raw(head(api, "CONNECT", "localhost:1", "Connection: close"), 3)) in (400, 404, 405)
@@ -282,7 +282,7 @@ def test_h28_h29_h61_only_plain_json_is_a_body(api: Api) -> None:
         "application/x-www-form-urlencoded",
         "application/jsonx",
     ):
-        headers = {} if media is None else {"Content-Type": media}
+        headers: dict[str, str] = {} if media is None else {"Content-Type": media}
         assert api.call("POST", path, b"{}", headers=headers).status == 415, media
     bomb = gzip.compress(b"0" * (1 << 20))
     for coding in ("gzip", "deflate", "br", "zstd", "gzip, gzip", "identity"):

@@ -84,13 +84,12 @@ def info(folder: Path, **changes: Any) -> dict[str, Any]:
     return {"calc-info": {**found, **changes}}
 
 
-def register(api: Api, folder: Path, released: bool = True, **changes: Any) -> str:
+def register(api: Api, folder: Path, **changes: Any) -> str:
     calls = caller(api, "workflow")
     status, answer = calls.call("POST", "add-calcinfo", None, info(folder, **changes))
     assert status == 200 and answer["errors"][0]["code"] == 200, answer
     job = str(answer["errors"][0]["accept_id"])
-    if released:
-        assert calls.call("POST", "allow-wait-calc", None, {"accept_id": job})[0] == 200
+    assert calls.call("POST", "allow-wait-calc", None, {"accept_id": job})[0] == 200
     return job
 
 
@@ -146,7 +145,10 @@ def test_a_job_that_ends_between_status_and_progress_is_no_success(api: Api, fol
     job = register(api, folder)
     params(api, job)
     calls = caller(api, "workflow")
-    ask = lambda name: calls.call("GET", name, {"accept_id": job}, None)[1]["errors"][0]["message"]  # noqa: E731
+
+    def ask(name: str) -> Any:
+        return calls.call("GET", name, {"accept_id": job}, None)[1]["errors"][0]["message"]
+
     assert ask("calc-status") == "status:none"
     for name, more in (
         ("calc-params-complete", {}),
@@ -335,7 +337,10 @@ def test_a_claim_without_a_start_returns_to_the_queue(api: Api, folder: Path) ->
     api.start()
     job = register(api, folder)
     params(api, job)
-    ask = lambda: caller(api, "agent").call("GET", "calc-request", {"site_id": NAME}, None)[1]["errors"][0]  # noqa: E731
+
+    def ask() -> Any:
+        return caller(api, "agent").call("GET", "calc-request", {"site_id": NAME}, None)[1]["errors"][0]
+
     assert ask()["code"] == 404
     eventually(lambda: ask().get("accept_id") == job, what="the job's return")
 

@@ -203,7 +203,7 @@ def slowly(pieces: list[bytes], seconds: float) -> Iterator[bytes]:
 def until(api: Api, job: str, last: str) -> None:
     """The site's calls up to this one, without a file."""
     assert params(api, job)[0] == 200
-    more = {"calc-end": {"result": "calc end"}, "send-results": {"result_files": {"out.dat": RESULT}}}
+    more: dict[str, Any] = {"calc-end": {"result": "calc end"}, "send-results": {"result_files": {"out.dat": RESULT}}}
     for name in ("calc-params-complete", "calc-start", "calc-end", "send-results"):
         assert step(api, name, job, **more.get(name, {})) == (200, 200)
         if name == last:

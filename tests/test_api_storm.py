@@ -96,10 +96,7 @@ def shoot(api: Api, folder: Path, seed: int) -> None:
     threads = [threading.Thread(target=one.run) for one in callers]
     watched: list[list[str]] = []
     over = threading.Event()
-    watchers = [
-        threading.Thread(target=lambda job=job: watched.append(watch(api, job, over.is_set)))  # type: ignore[misc]
-        for job in jobs
-    ]
+    watchers = [threading.Thread(target=lambda job=job: watched.append(watch(api, job, over.is_set))) for job in jobs]
     for thread in [*threads, *watchers]:
         thread.start()
     for thread in threads:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apiserver import OTHER_SITE, SITE, V2, Api, b64, digest, manifest, running, spec, submission
+from apiserver import OTHER_SITE, SITE, V2, Api, Reply, b64, digest, manifest, running, spec, submission
 from conftest import eventually
 
 
@@ -121,7 +121,10 @@ def test_the_log_grows_without_doubles(api: Api, agent: str) -> None:
     job = api.submit()
     claim = api.claim(agent)
     fence = {"Misrc-Fence": str(claim["fence"])}
-    post = lambda offset, data: api.call("POST", f"{V2}/claims/{job}/log?offset={offset}", data, "agent", fence)  # noqa: E731
+
+    def post(offset: int, data: bytes) -> Reply:
+        return api.call("POST", f"{V2}/claims/{job}/log?offset={offset}", data, "agent", fence)
+
     assert post(0, b"one\n").json == {"offset": 4}
     assert post(0, b"one\ntwo\n").json == {"offset": 8}
     assert post(0, b"one\n").json == {"offset": 8}
@@ -210,7 +213,10 @@ def test_a_declaration_that_changes_is_seen(api: Api) -> None:
     job = str(uuid.uuid4())
     assert api.call("PUT", f"{V2}/jobs/{job}", submission(job, {}, site="univ-new")).code == "refused"
     api.declare(site("univ-new"))
-    register = lambda: api.call("PUT", f"{V2}/jobs/{job}", submission(job, {}, site="univ-new"))  # noqa: E731
+
+    def register() -> Reply:
+        return api.call("PUT", f"{V2}/jobs/{job}", submission(job, {}, site="univ-new"))
+
     eventually(lambda: register().status in (200, 201), what="the new site")
     broken = api.root / "inventory/host_vars/univ-new.yml"
     broken.write_text("misrc_site: {id: univ-new}\n")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import eventually, sha256
 
+from misrc.job.following import Found
 from misrc.job.manifest import Entry, identify, make_manifest
 from misrc.mint import retrieval
 from misrc.mint.link import arrival
@@ -25,7 +26,7 @@ def _write(folder: Path) -> None:
         (folder / name).write_bytes(data)
 
 
-def _arrive(folder: Path, write: bool = True) -> dict[str, arrival.Found]:
+def _arrive(folder: Path, write: bool = True) -> dict[str, Found]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         following = arrival.Arrival(descriptor, MANIFEST)

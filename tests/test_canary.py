@@ -125,7 +125,12 @@ def test_the_watch_and_the_search_see_what_is_there(tmp_path: Path) -> None:
     )
     try:
         watch = Watch(secrets)
-        eventually(lambda: watch.look() or {name for name, _ in watch.found} == {"one", "two"}, what="the two")
+
+        def look() -> bool:
+            watch.look()
+            return {name for name, _ in watch.found} == {"one", "two"}
+
+        eventually(look, what="the two")
         hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
         assert core_limits(process.pid) == NO_CORE if hard == 0 else core_limits(process.pid) != NO_CORE
     finally:
@@ -145,8 +150,7 @@ def test_h10_a_gateways_header_from_a_stranger_is_nowhere(tmp_path: Path) -> Non
                 for method in ("GET", "PUT", "POST"):
                     answer = api.call(method, V2 + path, {}, "canary-7aa1" * 5, headers)
                     assert answer.status == 401 and b"canary" not in answer.body
-            refused = lambda: [line for line in api.log() if line.get("status") == 401]  # noqa: E731
-            eventually(lambda: len(refused()) >= 9, what="their lines in the log")  # noqa: B023
+            eventually(lambda: [line.get("status") for line in api.log()].count(401) >= 9, what="the lines in the log")
             assert api.stop() == 0
             assert leaks(api.root, {"the header": b"canary-7aa1"}, []) == []
 

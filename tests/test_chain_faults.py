@@ -79,8 +79,7 @@ def run_struck(made: Chain, name: str, database: Postgres | None = None) -> int:
         program = "talks" if "api.log." in name else "large"
         finish(made.mint, "test-site", program, "--in", f"in.dat={source}", "--results", results)
         job = str(next(job["job"] for job in made.mint.jobs() if job["results"].endswith("/" + results)))
-        closed = lambda: made.api.call("GET", f"/mi-distcomp-api/v2/jobs/{job}", token="chain-mint").json["state"]  # noqa: E731
-        eventually(lambda: _quiet(closed) == "closed", 60, "the close")
+        eventually(lambda: _state(made.api, job) == "closed", 60, "the close")
         state = made.site.job_file(job, "job.json")
         eventually(lambda: '"closed"' in state.read_text(encoding="utf-8"), 60, "the close at the site")
         # What is struck after the end, such as a purge, is struck now.
@@ -91,9 +90,9 @@ def run_struck(made: Chain, name: str, database: Postgres | None = None) -> int:
     return watch.restarts
 
 
-def _quiet(ask):  # type: ignore[no-untyped-def]
+def _state(api: Api, job: str) -> str | None:
     with contextlib.suppress(OSError, ValueError, KeyError):
-        return ask()
+        return str(api.call("GET", f"/mi-distcomp-api/v2/jobs/{job}", token="chain-mint").json["state"])
     return None
 
 

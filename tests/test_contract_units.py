@@ -169,7 +169,12 @@ def test_a_long_ledger_is_not_read_again_and_again(tmp_path: Path, monkeypatch: 
     assert size > 20 * daily_usage.REFRESH_BYTES
     read = []
     catch_up = daily_usage._catch_up
-    monkeypatch.setattr(daily_usage, "_catch_up", lambda *words: read.append(catch_up(*words)) or read[-1])
+
+    def noted(usage: daily_usage.DailyUsage, ledger: int) -> int:
+        read.append(catch_up(usage, ledger))
+        return read[-1]
+
+    monkeypatch.setattr(daily_usage, "_catch_up", noted)
     with opened(open_folder(ledger.folder)) as folder, opened(os.open(f"{ledger.folder}/ledger.jsonl", 0)) as file:
         assert daily_usage.count_today(folder, file).jobs == {f"job-{number}" for number in range(20)}
     assert read and read[0] <= 2 * daily_usage.REFRESH_BYTES

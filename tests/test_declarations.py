@@ -42,7 +42,7 @@ def declaration(**changes: Any) -> dict[str, Any]:
     }
 
 
-words = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=40)
+words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=40)
 # What YAML would take for something else than text.
 traps = st.sampled_from(
     ["yes", "no", "null", "~", "012", "1e3", "2027-03-31", "*", "&x", "- a", "a: b", "#", "'", "…", ""]

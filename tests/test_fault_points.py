@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 from conftest import ROOT
@@ -17,8 +18,7 @@ API = ROOT / "src/misrc/api"
 LISTED = {name for names in GROUPS.values() for name in names}
 # The records and ledger lines of a job are many, and each has the same three points: the listed ones stand for them.
 # `test_resilience_faults.py` strikes every passage of them.
-FAMILIES = ("record.{}.before", "record.{}.written", "record.{}.after")
-FAMILIES += ("ledger.{}.before", "ledger.{}.written", "ledger.{}.after")
+FAMILIES = [f"{kind}.{{}}.{step}" for kind in ("record", "ledger") for step in ("before", "written", "after")]
 
 
 def calls(name: str) -> Iterator[tuple[Path, ast.expr]]:
@@ -59,7 +59,7 @@ def wanted() -> set[str]:
     return found
 
 
-def is_label(word: ast.expr) -> bool:
+def is_label(word: ast.expr) -> TypeGuard[ast.Constant]:
     return isinstance(word, ast.Constant) and isinstance(word.value, str) and word.value.isidentifier()
 
 

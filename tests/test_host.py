@@ -155,7 +155,7 @@ def test_the_key_file_has_one_restricted_line_for_each_key() -> None:
 @pytest.mark.quick
 def test_one_key_from_anywhere_means_that_no_source_is_exempt() -> None:
     """A key without `from` may come from anywhere: then no network is declared, and none is spared penalties."""
-    policy = {**POLICY, "job_keys": [*POLICY["job_keys"], {"key": KEY}]}  # type: ignore[misc]
+    policy = {**POLICY, "job_keys": [*POLICY["job_keys"], {"key": KEY}]}
     assert host.sources(policy) == []
 
 

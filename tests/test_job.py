@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ def test_decode_refuses_unknown_keys_missing_keys_and_wrong_types() -> None:
     """A dataclass takes exactly its own keys and types; a bool is not a number."""
     good = {"name": "a", "size": 1, "sha256": "0" * 64}
     assert decode(Entry, good) == Entry("a", 1, "0" * 64)
+    bad: object
     for bad in (
         {**good, "mode": 1},
         {"name": "a"},
@@ -236,6 +238,7 @@ def test_open_carries_what_it_announces() -> None:
     request = OpenRequest(spec, start=True, inline=(entry,), wait=5)
     assert parse_open(render_open(request)[:-1]) == request
     plain_request = json.loads(render_open(request))
+    change: Mapping[str, object]
     for change in (
         {"inline": []},
         {"inline": None},

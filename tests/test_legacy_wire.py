@@ -48,7 +48,7 @@ pytestmark = pytest.mark.quick
 
 IDS = st.uuids().map(str)
 SITES = st.text(string.ascii_letters + string.digits + "._-", min_size=1, max_size=128)
-WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=40)
+WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
 INPUTS = st.builds(lambda content, *words: (content, *words), st.binary(max_size=50), WORDS, WORDS)
 RESULTS = st.dictionaries(WORDS, INPUTS, max_size=4).map(
     lambda found: tuple(ResultFile(name, *value) for name, value in found.items())

@@ -24,7 +24,7 @@ from misrc.mint.packaging.zipapp import write
 
 # What stands in the pages for things that the reader has, and what it is here.
 INPUTS = {"reduction_area.dat": "ra.dat", "tensile_strength.dat": "ts.dat", "yield_strength.dat": "ys.dat"}
-ARGUMENTS = {
+ARGUMENTS: dict[str, dict[str, object]] = {
     "mesh": {"choices": ["small", "medium", "large"], "default": "medium"},
     "analysis": {"choices": ["elastic", "cyclic"], "default": "cyclic"},
     "amplitude": {"pattern": "[0-9]{1,4}", "default": "400"},
@@ -41,8 +41,9 @@ class Reader:
         body = 'cat reduction_area.dat tensile_strength.dat yield_strength.dat > XX.dat; echo "$*" > XX.inp\n'
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(host / "job_key")], check=True)
         key = (host / "job_key.pub").read_text(encoding="ascii").strip()
-        program = {"path": str(make_program(host / "programs/stress", body)), "returns": ["XX.*"], "network": "allow"}
-        program["arguments"] = {name: dict(rule) for name, rule in ARGUMENTS.items()}
+        path = str(make_program(host / "programs/stress", body))
+        arguments = {name: dict(rule) for name, rule in ARGUMENTS.items()}
+        program = {"path": path, "returns": ["XX.*"], "network": "allow", "arguments": arguments}
         policy = {**default_policy(host), "programs": {"stress_distribution": program}}
         policy["job_keys"] = [{"key": key, "from": ["127.0.0.0/8"]}]
         self.site = Site(host, "univ-a", policy)

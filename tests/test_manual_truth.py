@@ -11,7 +11,7 @@ import pytest
 import spelling
 from pages import DOCS, ROOT, Page, all_pages, english_pages, manual, read_page
 
-from misrc.declare.interface import Retry
+from misrc.job.interface import Retry
 from misrc.mint import jobs
 from misrc.mint.messages.catalog import MESSAGES
 from misrc.mint.module import checking, player

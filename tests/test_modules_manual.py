@@ -16,7 +16,7 @@ from misrc.declare.strict import Strict
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGLISH, JAPANESE = ROOT / "docs/modules.md", ROOT / "docs/ja/modules.md"
-TABLES = {"`module`": Module, "`module.ports.NAME`": Port, "`module.creator`": Creator}
+TABLES: dict[str, type[Strict]] = {"`module`": Module, "`module.ports.NAME`": Port, "`module.creator`": Creator}
 SHOWN = {"needed": "必須", "none": "なし"}
 
 

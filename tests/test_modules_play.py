@@ -29,7 +29,7 @@ PORTS = {
     "応力分布データ": "XX.dat",
     "Abaqus入力データ": "XX.inp",
 }
-RULES = {
+RULES: dict[str, dict[str, object]] = {
     "mesh": {"choices": ["small", "medium"], "default": "small"},
     "analysis": {"choices": ["elastic", "cyclic"], "default": "elastic"},
     "amplitude": {"pattern": "[0-9]{1,4}", "default": "100"},

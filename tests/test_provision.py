@@ -119,7 +119,7 @@ def test_the_playbooks_came_with_the_wheel(name: str) -> None:
 def test_an_inventory_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
     """`misrc provision` names the folder and exits with 2; no play begins."""
     misrc = Path(sys.executable).parent / "misrc"
-    words = [misrc, "provision", "--inventory", tmp_path / "missing"]
+    words: list[str | Path] = [misrc, "provision", "--inventory", tmp_path / "missing"]
     done = subprocess.run(
         words, check=False, capture_output=True, text=True, env={"LANG": "C", "PATH": "/usr/bin:/bin"}
     )
@@ -141,7 +141,7 @@ def test_m29_an_administrator_logs_in_to_no_unknown_host(site: Site, tmp_path: P
     }
     (tmp_path / "inventory").mkdir()
     (tmp_path / "inventory/hosts.yml").write_text(json.dumps({"mint_node": {"hosts": {"node": node}}}))
-    words = [MISRC, "provision", "--check", "--inventory", tmp_path / "inventory"]
+    words: list[str | Path] = [MISRC, "provision", "--check", "--inventory", tmp_path / "inventory"]
     for pinned, said in (
         ("", "Host key verification failed"),
         (f"[127.0.0.1]:{site.port} {site.host_key()}\n", "denied"),

@@ -8,6 +8,7 @@ import pty
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import MISRC, Mint, Site, make_mint, sha256
@@ -259,7 +260,7 @@ def test_an_expired_agreement_takes_no_new_job(mint: Mint, site: Site) -> None:
     ],
 )
 def test_a_wrong_declaration_names_file_key_and_reason(
-    mint: Mint, site: Site, change: dict[str, object], place: str
+    mint: Mint, site: Site, change: dict[str, Any], place: str
 ) -> None:
     """Unknown keys, unpinned hosts, values that would need quoting: refused with the file and the key."""
     wrong = make_mint(mint.root / "wrong", site, **change)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 from collections.abc import Callable, Iterator
@@ -63,7 +64,7 @@ def base64_of(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 CONTENTS = st.binary(max_size=30).map(base64_of)
 LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(-(10**17), 10**17), st.floats(allow_nan=False, allow_infinity=False), TEXTS,
@@ -260,8 +261,13 @@ def test_sinks_are_closed_once_whatever_happens() -> None:
 def test_a_sink_learns_which_file_it_is_for() -> None:
     """The way to the string is told before its first byte, with the file's name as it stands there."""
     seen: list[Any] = []
+
+    def open_sink(path: Any) -> Memory:
+        seen.append(path)
+        return Memory()
+
     body = json.dumps({"calc-info": {"parameter_files": {"計/x": ["QUJD", "", ""], "y": ["", "", ""]}}}).encode()
-    scanner = fast.request_scanner(Call.ADD_CALCINFO, lambda path: seen.append(path) or Memory())
+    scanner = fast.request_scanner(Call.ADD_CALCINFO, open_sink)
     scanner.feed(body)
     document = scanner.finish()
     assert seen == [("calc-info", "parameter_files", "計/x", 0), ("calc-info", "parameter_files", "y", 0)]
@@ -279,7 +285,7 @@ def test_calls_without_files_have_no_sinks() -> None:
 @given(st.dictionaries(TEXTS, st.binary(max_size=3000), max_size=4), TREES)
 def test_a_body_is_what_json_would_have_written(files: dict[str, bytes], more: Any) -> None:
     """A document with files, read back by json: nothing but their base64 was put in, and the length was foretold."""
-    sources = {name: FileSource(len(data), lambda data=data: io.BytesIO(data)) for name, data in files.items()}
+    sources = {name: FileSource(len(data), functools.partial(io.BytesIO, data)) for name, data in files.items()}
     for body in (Body({"files": sources, "more": more}), fast.encode_result({"files": sources, "more": more})):
         for _ in range(2):
             sent = b"".join(body)

@@ -141,9 +141,9 @@ def test_p21_what_was_changed_after_signing_is_refused(signed: SignedSite) -> No
     swapped = dataclasses.replace(spec, manifest=signed.spec(job, evil).manifest)
     signed.denied("E16", job, signed.request(swapped, signature, evil))
     signed.denied("E04", job, signed.request(spec, signature, inputs).replace(b'"program"', b'"extra":1,"program"', 1))
-    other = new()
-    moved = dataclasses.replace(spec, job=other)
-    signed.denied("E16", other, signed.request(moved, signature, inputs))
+    fresh = new()
+    moved = dataclasses.replace(spec, job=fresh)
+    signed.denied("E16", fresh, signed.request(moved, signature, inputs))
     signed.taken(signed.request(spec, signature, inputs), job)
 
 

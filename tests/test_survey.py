@@ -232,7 +232,7 @@ HOSTILE = "<script>alert(1)</script>\"'&lt; --> {{ 7*7 }} {% x %} |a|b| [x](java
 
 
 def hostile(text: str) -> dict[str, Any]:
-    declared = json.loads(json.dumps(FULL))
+    declared: dict[str, Any] = json.loads(json.dumps(FULL))
     declared["contacts"] = {"site": text, "mint": text}
     declared["reason"] = declared["programs"]["solve"]["reason"] = text
     declared["programs"]["solve"]["command"] = text

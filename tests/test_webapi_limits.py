@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from conftest import make_program
 
 
 @pytest.fixture
-def narrow(tmp_path: Path):  # type: ignore[no-untyped-def]
+def narrow(tmp_path: Path) -> Iterator[Chain]:
     """A chain whose server takes little; the site lets everything leave."""
     with chain(tmp_path / "lab") as made:
         programs = made.site.root / "programs"

@@ -231,7 +231,12 @@ def test_a_dry_run_needs_no_server_for_what_is_declared_here(server: ServerDoubl
 )
 def test_each_outcome_has_its_exit_code(server: ServerDouble, mint: WebMint, outcome: Outcome, code: int) -> None:
     """How the site ended the job decides the exit code of `misrc run`."""
-    server.program = lambda job: server.end(job, {}, outcome) or {}
+
+    def end(job: DoubleJob) -> dict[str, bytes]:
+        server.end(job, {}, outcome)
+        return {}
+
+    server.program = end
     assert mint.command("run", "test-site", "noop", "--results", "out").returncode == code
 
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -122,7 +122,7 @@ def test_an_answer_that_is_an_error_ends_the_run(server: Server, folder: Path, t
 def test_a_server_that_was_restarted_has_lost_the_job(server: Server, folder: Path) -> None:
     """The id is unknown: an error, not an endless wait."""
     run = Run(server.port, folder)
-    sleeps = iter([server.store.jobs.clear, lambda: None])
+    sleeps: Iterator[Callable[[], None]] = iter([server.store.jobs.clear, lambda: None])
     run.workflow._sleep = lambda seconds: next(sleeps)()
     with pytest.raises(Refused, match="0300"):
         run()

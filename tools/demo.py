@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from misrc.job.manifest import Entry, digest_manifest, make_manifest, total_bytes
 from misrc.job.spec import JobSpec, OpenRequest, render_open
@@ -36,9 +37,9 @@ def tell(text: str) -> None:
     print(f"\n{style[0]}{text}{style[1]}", flush=True)
 
 
-def run(*words: object, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
+def run(*words: object, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
     """A command whose output the reader sees."""
-    return subprocess.run([str(word) for word in words], check=check, text=True, **options)  # type: ignore[call-overload]
+    return subprocess.run([str(word) for word in words], check=check, text=True, **options)
 
 
 def quiet(*words: object) -> str:

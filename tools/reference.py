@@ -130,7 +130,7 @@ class Writer:
     # -- tables of the code -------------------------------------------------------------------------------------
 
     def _exit_codes(self) -> list[str]:
-        kinds = [errors.MisrcError, *errors.MisrcError.__subclasses__()]
+        kinds: list[type[errors.MisrcError]] = [errors.MisrcError, *errors.MisrcError.__subclasses__()]
         codes = {kind.exit_code: (kind.__doc__ or "").strip() for kind in kinds}
         rows = ((f"{code}", self.say(codes[code])) for code in sorted(codes))
         done = (("0", self.say("Done: results are verified and delivered.")),)

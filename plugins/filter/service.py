@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from ansible.errors import AnsibleFilterError
 
 from misrc.declare import service
 from misrc.job.errors import BadRequest
+
+_Told = TypeVar("_Told")
 
 
 def server_text(value: Mapping[str, Any]) -> str:
@@ -35,7 +37,7 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, str) else value
 
 
-def _told(call: Callable[[], Any]) -> Any:
+def _told(call: Callable[[], _Told]) -> _Told:
     try:
         return call()
     except (BadRequest, TypeError) as error:

@@ -28,7 +28,7 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """The filters by name."""
-        functions = {
+        functions: dict[str, Callable[..., Any]] = {
             "policy_text": host.policy_text,
             "key_lines": host.key_lines,
             "key_sources": host.sources,

@@ -14,6 +14,7 @@ loses all jobs first, as a restart does.
 from __future__ import annotations
 
 import configparser
+import functools
 import json
 import os
 import ssl
@@ -250,7 +251,7 @@ class Server:
     def __init__(
         self, ini: Path, tokens: set[str] | None = None, certificate: Path | None = None, port: int = 0
     ) -> None:
-        self._make = lambda: Store(ini, tokens)
+        self._make = functools.partial(Store, ini, tokens)
         self._certificate = certificate
         self._port = port
 

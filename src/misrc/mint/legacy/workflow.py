@@ -156,7 +156,7 @@ class Workflow:
         self._show = show
         self._client = LegacyClient(order.address, order.token, timing.retry, show)
         self._job: str | None = None
-        self._sleep = time.sleep
+        self._sleep: Callable[[float], None] = time.sleep
 
     def run(self) -> Status:
         """Do it all; the status with which the calculation ended. Raises MisrcError; the job is then deleted."""
