@@ -139,7 +139,7 @@ def test_h53_a_lost_answer_loses_no_job(api: Api) -> None:
             f"Content-Length: {len(body)}",
         )
         stream.sendall("\r\n".join([*lines, "", ""]).encode() + body)
-        eventually(lambda: api.job(job)["version"] > 2, what="the claim")
+        eventually(lambda: _rows(api, f"SELECT agent FROM jobs WHERE job = '{job}'") == [(agent,)], what="the claim")
         assert api.poll(other)["claims"] == []
     first, again = api.claim(agent), api.claim(agent)
     assert first == again and first["job"] == job and first["fence"] == 1

@@ -83,7 +83,7 @@ def run_struck(made: Chain, name: str, database: Postgres | None = None) -> int:
         state = made.site.job_file(job, "job.json")
         eventually(lambda: '"closed"' in state.read_text(encoding="utf-8"), 60, "the close at the site")
         # What is struck after the end, such as a purge, is struck now.
-        eventually(lambda: not (made.api.faults / "kill").exists() or not name.startswith("api."), 30, "the fault")
+        eventually(lambda: watch.restarts or "api." not in name, 30, "the fault")
     assert (made.mint.root / results / "out.dat").read_bytes() == DATA, name
     assert sorted(path.name for path in (made.mint.root / results).iterdir()) == ["out.dat", "remote_program_exec.log"]
     check_site(made.site, job)

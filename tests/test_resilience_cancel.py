@@ -37,11 +37,12 @@ from resilience import (
 
 from misrc.job.spec import JobSpec, OpenRequest, render_open
 
-# Ignores every polite signal, and has a child that left its session, its parent and its environment.
-STUBBORN = """trap '' TERM HUP INT
-( env -i /usr/bin/setsid /bin/sh -c 'trap "" TERM HUP; echo $$ > {root}/escaped; exec sleep 300' & )
-while :; do sleep 1; done
+# Has a child that left its session, its parent and its environment.
+LEAVER = """( env -i /usr/bin/setsid /bin/sh -c 'trap "" TERM HUP; echo $$ > {root}/escaped; exec sleep 300' & )
+while [ ! -s {root}/escaped ]; do sleep 0.1; done
 """
+# Also ignores every polite signal, and does not end.
+STUBBORN = f"trap '' TERM HUP INT\n{LEAVER}while :; do sleep 1; done\n"
 
 
 @pytest.fixture
@@ -107,6 +108,16 @@ def test_cancel_after_a_death(stubborn: Site, victims: str) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
     check_site(stubborn, job, "cancelled")
+
+
+def test_nothing_outlives_its_job(site: Site) -> None:
+    """A program ends well and leaves a child that left its session, its parent and its environment: that is killed."""
+    add_program(site, "leaver", LEAVER.replace("{root}", str(site.root)))
+    job = site.submit("leaver")
+    child = escaped(site)
+    outcome = site.wait(job).reply.outcome
+    assert outcome is not None and outcome.value == "succeeded" and gone(child)
+    check_site(site, job, "succeeded")
 
 
 def test_cancel_before_the_site_knows(mint: Mint, site: Site) -> None:

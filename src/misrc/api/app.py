@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -21,7 +21,7 @@ from .call import Answer, Call, Gone, Receive, Send, answer_refusal
 from .legacy.calls import OldFace
 from .legacy.sites import HANDLERS
 from .problems import Refused, unknown
-from .proxies import find_client
+from .proxies import Network, find_client
 from .schema import JOBS
 from .service import Service
 
@@ -71,8 +71,7 @@ class Application:
             await _send(call, answer_refusal(Refused(ApiError.PAUSED, "the call was ended; go on")), send)
         finally:
             call.finish()
-        client = find_client(call.client, call.headers.get(b"x-forwarded-for", b""), self._proxies)
-        _log(call, note, client, time.monotonic() - started)
+        _log(call, note, self._proxies, time.monotonic() - started)
 
     async def _answer(self, call: Call, note: _Note) -> Answer:
         try:
@@ -158,7 +157,7 @@ async def _send(call: Call, answer: Answer, send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-def _log(call: Call, note: _Note, client: str, seconds: float) -> None:
+def _log(call: Call, note: _Note, proxies: Sequence[Network], seconds: float) -> None:
     """One line for what changed something or was refused; what only looks is not worth a line."""
     level = logging.INFO if note.status >= 400 or call.method in ("PUT", "PATCH") else logging.DEBUG
     if ACCESS.isEnabledFor(level):
@@ -171,7 +170,7 @@ def _log(call: Call, note: _Note, client: str, seconds: float) -> None:
                     "route": note.route,
                     "status": note.status,
                     "user": note.user,
-                    "client": client,
+                    "client": find_client(call.client, call.headers.get(b"x-forwarded-for", b""), proxies),
                     "ms": round(seconds * 1000, 1),
                 }
             },

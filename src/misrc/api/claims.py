@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
 from ..job.codec import CodecError
 from ..job.manifest import Manifest, parse_manifest
@@ -64,6 +64,15 @@ class Look:
         return (self.cancel, self.close, self.lost)
 
 
+_OF_SITE = (JOBS.c.site == bindparam("of_site"), JOBS.c.owner == bindparam("of_owner"))
+_HELD = select(JOBS).where(JOBS.c.job.in_(bindparam("names", expanding=True)), *_OF_SITE)
+_STAGED = select(JOBS.c.job).where(*_OF_SITE, JOBS.c.state == JobState.STAGED.value).order_by(JOBS.c.number)
+_STAGED = _STAGED.limit(bindparam("most"))
+_KEPT = _STAGED.where(JOBS.c.agent == bindparam("of_agent"), JOBS.c.confirmed == 0)
+_FREE = _STAGED.where(JOBS.c.agent.is_(None), JOBS.c.cancel == 0, JOBS.c.spec != "")
+_FREE_AND_LOCK = _FREE.with_for_update(skip_locked=True)
+
+
 def look(connection: Connection, asker: Asker, site: str, poll: api.Poll, now: float, lock: bool = False) -> Look:
     """What there is for this agent, without taking it; `lock` for those who will take it."""
     held = {holding.job: holding.fence for holding in poll.holding}
@@ -73,18 +82,12 @@ def look(connection: Connection, asker: Asker, site: str, poll: api.Poll, now: f
     again: list[str] = []
     fresh: list[str] = []
     if poll.room:
-        base = select(JOBS.c.job).where(
-            JOBS.c.site == site, JOBS.c.owner == asker.user, JOBS.c.state == JobState.STAGED.value
-        )
-        order = base.order_by(JOBS.c.number)
-        kept = order.where(JOBS.c.agent == poll.agent, JOBS.c.confirmed == 0).limit(poll.room + len(held))
-        again = [row.job for row in connection.execute(kept) if row.job not in held][: poll.room]
-        free = order.where(JOBS.c.agent.is_(None), JOBS.c.cancel == 0, JOBS.c.spec != "")
-        left = poll.room - len(again)
-        if left:
-            free = free.limit(left)
-            free = free.with_for_update(skip_locked=True) if lock else free
-            fresh = [row.job for row in connection.execute(free)]
+        whose = {"of_site": site, "of_owner": asker.user}
+        kept = {**whose, "of_agent": poll.agent, "most": poll.room + len(held)}
+        again = [job for job in connection.execute(_KEPT, kept).scalars() if job not in held][: poll.room]
+        free = {**whose, "most": poll.room - len(again)}
+        if free["most"]:
+            fresh = list(connection.execute(_FREE_AND_LOCK if lock else _FREE, free).scalars())
     return Look(
         tuple(again),
         tuple(fresh),
@@ -99,8 +102,7 @@ def _held(connection: Connection, asker: Asker, site: str, held: Iterable[str]) 
     names = list(held)
     if not names:
         return []
-    statement = select(JOBS).where(JOBS.c.job.in_(names), JOBS.c.site == site, JOBS.c.owner == asker.user)
-    return records.find_all(connection, statement)
+    return records.find_all(connection, _HELD, {"names": names, "of_site": site, "of_owner": asker.user})
 
 
 def take(tx: Transaction, asker: Asker, site: str, poll: api.Poll) -> api.Work:
@@ -122,10 +124,9 @@ def take(tx: Transaction, asker: Asker, site: str, poll: api.Poll) -> api.Work:
 
 
 def _claim(tx: Transaction, record: Record, agent: str, lease: float, seconds: float) -> api.Claim:
-    if record.agent == agent:
-        record = records.change(tx, record, quiet=True, lease=lease)
-    else:
-        record = records.change(tx, record, agent=agent, fence=record.fence + 1, lease=lease)
+    # Nothing of this can be seen by whoever waits for the job.
+    new = {} if record.agent == agent else {"agent": agent, "fence": record.fence + 1}
+    record = records.change(tx, record, quiet=True, lease=lease, **new)
     files = records.list_files(tx.connection, record.job, INPUT, content=True)
     small = {file.name: api.encode_bytes(file.content) for file in files if file.content is not None}
     return api.Claim(
@@ -222,11 +223,13 @@ def end(
     may_return = returnable(record)
     wanted = {entry.name: entry for entry in ending.manifest if may_return(entry.name)}
     here = records.list_files(tx.connection, job, RESULT)
-    stale = [f.name for f in here if f.name not in wanted or wanted[f.name].sha256 != f.sha256]
-    if stale:
-        records.drop_files(tx, job, RESULT, stale)
+    stale = {f.name for f in here if f.name not in wanted or wanted[f.name].sha256 != f.sha256}
     whole = {file.name for file in here if file.whole and file.name not in stale}
     new = {name: data for name, data in ending.small.items() if name in wanted and name not in whole}
+    # An unfinished upload of a file that came along goes too.
+    dropped = [file.name for file in here if file.name in stale or file.name in new]
+    if dropped:
+        records.drop_files(tx, job, RESULT, dropped)
     _keep_small(tx, job, new)
     missing = tuple(name for name in wanted if name not in whole and name not in new)
     documents: dict[str, Any] = {
@@ -245,10 +248,9 @@ def end(
 
 
 def _keep_small(tx: Transaction, job: str, new: dict[str, bytes]) -> None:
-    """Results that came along, in the store itself; an unfinished upload of the same file goes."""
+    """Results that came along, in the store itself."""
     if not new:
         return
-    records.drop_files(tx, job, RESULT, list(new))
     rows = [
         FileRecord(
             job, RESULT, records.new_number(), name, len(data), hashlib.sha256(data).hexdigest(), True, data, None

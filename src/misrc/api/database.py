@@ -46,6 +46,7 @@ _OPTIONS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
+_TELL = CHANGES.insert()
 PAUSED = "the job store cannot be used now; call again"
 
 
@@ -214,7 +215,7 @@ class Database:
                     sqlalchemy.text("SELECT pg_notify('misrc', :payload)"), {"payload": f"{self.origin} {topic}"}
                 )
         elif topics:
-            connection.execute(CHANGES.insert(), [{"origin": self.origin, "topic": topic} for topic in topics])
+            connection.execute(_TELL, [{"origin": self.origin, "topic": topic} for topic in topics])
 
     def _tell(self, batch: list[_Item[Any]]) -> None:
         for item in batch:

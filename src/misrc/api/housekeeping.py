@@ -7,7 +7,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Protocol
 
 from sqlalchemy import Select, delete, func, or_, select
@@ -21,7 +20,7 @@ from ..wire import api
 from ..wire.legacy_progress import Delivery
 from . import records
 from .database import Database, Transaction
-from .jobs import CANCELLED_HERE, shut
+from .jobs import CANCELLED_HERE
 from .legacy import jobs as legacy_jobs
 from .notifier import site_topic
 from .problems import Refused
@@ -66,7 +65,6 @@ class Housekeeper:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._task: asyncio.Task[None] | None = None
-        self._woken = asyncio.Event()
         self._written = 0.0
         self._bury_at = 0.0
         self._seen: dict[tuple[str, str, str], tuple[float, str | None]] = {}
@@ -84,10 +82,6 @@ class Housekeeper:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    def wake(self) -> None:
-        """There is something to do now."""
-        self._woken.set()
-
     def note_agent(self, site: str, user: str, poll: api.Poll) -> None:
         """An agent was heard; written with the next turn."""
         hello = None if poll.hello is None else dump_json(encode(poll.hello)).decode()
@@ -95,9 +89,7 @@ class Housekeeper:
 
     async def _go_on(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), TURN_SECONDS)
-            self._woken.clear()
+            await asyncio.sleep(TURN_SECONDS)
             try:
                 await self.turn()
             except Refused as refused:
@@ -122,9 +114,11 @@ class Housekeeper:
         """Delete the files of closed jobs, and only then forget that they were there."""
         database = self._service.database
         wanted = select(JOBS.c.job).where(JOBS.c.state == JobState.CLOSED.value, JOBS.c.purged == 0).limit(BATCH)
-        for (job,) in await database.read(lambda c: c.execute(wanted).all()):
+        closed = await database.read(lambda c: c.execute(wanted).scalars().all())
+        for job in closed:
             await self._service.transfers.in_thread(self._service.spool.remove, job)
-            await database.write("purge", partial(_forget, job=job))
+        if closed:
+            await database.write("purge", lambda tx: records.purge(tx, closed))
 
     async def _bury(self) -> None:
         """Delete the records of jobs that have been closed for `keep_days`; their files are gone already."""
@@ -143,13 +137,6 @@ def _bury_all(tx: Transaction, found: Sequence[str]) -> None:
         record = records.find(tx.connection, job, lock=True)
         if record is not None and record.state is JobState.CLOSED and record.purged:
             records.bury(tx, record)
-
-
-def _forget(tx: Transaction, job: str) -> None:
-    record = records.find(tx.connection, job, lock=True)
-    if record is not None and record.state is JobState.CLOSED:
-        records.drop_files(tx, job)
-        records.change(tx, record, quiet=True, purged=True)
 
 
 def _write_seen(tx: Transaction, seen: dict[tuple[str, str, str], tuple[float, str | None]]) -> None:
@@ -239,7 +226,7 @@ def _resultless(tx: Transaction, service: Service, record: records.Record) -> No
 
 
 def _fetched(tx: Transaction, _service: Service, record: records.Record) -> None:
-    shut(tx, record)
+    records.move(tx, record, JobState.CLOSED)
 
 
 _RULES: dict[str, Rule] = {

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from ..job.arguments import ArgumentRefused, fill_arguments
 from ..job.codec import CodecError, decode, parse_json
@@ -116,11 +116,14 @@ def check_declared(spec: JobSpec, site: DeclaredSite | None, user: str, now: flo
         raise Refused(ApiError.TOO_LARGE, "the job's inputs are more than this server takes")
 
 
-def register(tx: Transaction, user: str, prepared: Prepared, max_jobs: int) -> tuple[Record, bool]:
-    """The job, and whether it is new."""
+def register(
+    tx: Transaction, user: str, prepared: Prepared, max_jobs: int, check: Callable[[], None]
+) -> tuple[Record, bool]:
+    """The job, and whether it is new; a new one has to pass the `check`."""
     known = records.find(tx.connection, prepared.spec.job, lock=True)
     if known is not None:
         return _repeated(known, user, prepared), False
+    check()
     _refuse_buried(tx.connection, user, prepared.spec.job)
     if count_open(tx.connection, user) >= max_jobs:
         raise Refused(ApiError.BUSY, "too many jobs are open; close some")
@@ -164,10 +167,12 @@ def _repeated(known: Record, user: str, prepared: Prepared) -> Record:
     return known
 
 
+_COUNT_OPEN = select(func.count()).where(JOBS.c.owner == bindparam("of"), JOBS.c.state != JobState.CLOSED.value)
+
+
 def count_open(connection: Connection, user: str) -> int:
     """The user's jobs that are not closed."""
-    statement = select(func.count()).where(JOBS.c.owner == user, JOBS.c.state != JobState.CLOSED.value)
-    return int(connection.execute(statement).scalar() or 0)
+    return int(connection.execute(_COUNT_OPEN, {"of": user}).scalar() or 0)
 
 
 def own(connection: Connection, user: str, job: str, lock: bool = False) -> Record:
@@ -229,13 +234,6 @@ def close(tx: Transaction, user: str, job: str) -> Record:
         return record
     if not record.state.final:
         raise Refused(ApiError.CONFLICT, f"the job is {record.state.value}; cancel it first")
-    return shut(tx, record)
-
-
-def shut(tx: Transaction, record: Record) -> Record:
-    """The job closed, on its way through `retrieved`."""
-    if record.state is JobState.ENDED:
-        record = records.move(tx, record, JobState.RETRIEVED)
     return records.move(tx, record, JobState.CLOSED)
 
 
@@ -257,7 +255,7 @@ def returnable(record: Record, program: ProgramInterface | None) -> Callable[[st
 
 
 def view(
-    connection: Connection, record: Record, now: float, offset_of: Callable[[FileRecord], int], small: bool
+    connection: Connection, record: Record, now: float, offset_of: Callable[[FileRecord], int], small: bool = False
 ) -> api.Job:
     """The job as the workflow sees it; `offset_of` tells how much of an input is here."""
     inputs: Sequence[FileRecord] = ()

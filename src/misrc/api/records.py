@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, insert, select, update
+from sqlalchemy import Column, Connection, Select, bindparam, delete, insert, select, update
 
 from ..job.codec import decode, dump_json, encode, parse_json
 from ..job.states import JobState, Outcome, check_transition
@@ -130,16 +130,23 @@ def _column(value: Any) -> Any:
     return int(value) if isinstance(value, bool) else value
 
 
+# Made once: to build a statement costs more than to run it.
+_FIND = select(JOBS).where(JOBS.c.job == bindparam("id"))
+_FIND_AND_LOCK = _FIND.with_for_update()
+_ADD = insert(JOBS).returning(*JOBS.c)
+_CHANGE = update(JOBS).where(JOBS.c.job == bindparam("id"))
+_BURIED = select(GONE.c.owner).where(GONE.c.job == bindparam("id"))
+
+
 def find(connection: Connection, job: str, lock: bool = False) -> Record | None:
     """The job with this id; `lock` keeps other processes from changing it until the transaction ends."""
-    statement = select(JOBS).where(JOBS.c.job == job)
-    row = connection.execute(statement.with_for_update() if lock else statement).first()
+    row = connection.execute(_FIND_AND_LOCK if lock else _FIND, {"id": job}).first()
     return None if row is None else _record(row)
 
 
-def find_all(connection: Connection, statement: Select[Any]) -> list[Record]:
-    """The jobs that a `select(JOBS)…` names."""
-    return [_record(row) for row in connection.execute(statement)]
+def find_all(connection: Connection, statement: Select[Any], values: Mapping[str, Any] | None = None) -> list[Record]:
+    """The jobs that a `select(JOBS)…` names, with the values of its parameters."""
+    return [_record(row) for row in connection.execute(statement, values or {})]
 
 
 def add(tx: Transaction, values: dict[str, Any]) -> Record:
@@ -156,11 +163,7 @@ def add(tx: Transaction, values: dict[str, Any]) -> Record:
         "purged": False,
         **values,
     }
-    tx.connection.execute(insert(JOBS).values({key: _column(value) for key, value in row.items()}))
-    record = find(tx.connection, values["job"])
-    if record is None:
-        raise LookupError("the job that was just written is not there")
-    return record
+    return _record(tx.connection.execute(_ADD, {key: _column(value) for key, value in row.items()}).one())
 
 
 def bury(tx: Transaction, record: Record) -> None:
@@ -171,9 +174,15 @@ def bury(tx: Transaction, record: Record) -> None:
     tx.notify(job_topic(record.job))
 
 
+def purge(tx: Transaction, closed: Sequence[str]) -> None:
+    """Forget the files of closed jobs: nobody can ask for them any more."""
+    tx.connection.execute(delete(FILES).where(FILES.c.job.in_(closed)))
+    tx.connection.execute(update(JOBS).where(JOBS.c.job.in_(closed)).values(purged=1))
+
+
 def buried_by(connection: Connection, job: str) -> str | None:
     """Whose job had this id, where its record was deleted."""
-    found = connection.execute(select(GONE.c.owner).where(GONE.c.job == job)).scalar()
+    found = connection.execute(_BURIED, {"id": job}).scalar()
     return None if found is None else str(found)
 
 
@@ -186,11 +195,14 @@ def change(tx: Transaction, record: Record, *, quiet: bool = False, **values: An
 
 def move(tx: Transaction, record: Record, state: JobState, **values: Any) -> Record:
     """The job in a later state, through all that lie between; raises TransitionError where there is no way."""
-    for step in _way(record.state, state):
-        check_transition(record.state, step)
-        record = _write(tx, record, False, {"state": step, "since": tx.now, **(values if step is state else {})})
-    tx.notify(site_topic(record.site))
-    return record
+    old = record.state
+    for step in _way(old, state):
+        check_transition(old, step)
+        old = step
+    # What is between being taken and being closed is news for the workflow alone.
+    if JobState.STAGED in (record.state, state) or state is JobState.CLOSED:
+        tx.notify(site_topic(record.site))
+    return _write(tx, record, False, {"state": state, "since": tx.now, **values})
 
 
 def _way(old: JobState, new: JobState) -> list[JobState]:
@@ -206,9 +218,7 @@ def _write(tx: Transaction, record: Record, quiet: bool, values: dict[str, Any])
         tx.notify(job_topic(record.job))
     if not values:
         return record
-    tx.connection.execute(
-        update(JOBS).where(JOBS.c.job == record.job).values({key: _column(value) for key, value in values.items()})
-    )
+    tx.connection.execute(_CHANGE, {"id": record.job, **{key: _column(value) for key, value in values.items()}})
     return dataclasses.replace(record, **values)
 
 
@@ -221,11 +231,20 @@ def end(tx: Transaction, record: Record, outcome: Outcome, reason: str | None = 
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
+def _list_files(*columns: Column[Any]) -> Select[Any]:
+    of_job = (FILES.c.job == bindparam("id"), FILES.c.side == bindparam("side"))
+    return select(*columns).where(*of_job).order_by(FILES.c.name)
+
+
+_LIST = {
+    True: _list_files(*FILES.c),
+    False: _list_files(*(column for column in FILES.c if column.name != "content")),
+}
+
+
 def list_files(connection: Connection, job: str, side: str, content: bool = False) -> list[FileRecord]:
     """The job's files of one side, by name; their bytes only where `content` is wished."""
-    columns = [FILES.c[name] for name in FILE_COLUMNS if content or name != "content"]
-    statement = select(*columns).where(FILES.c.job == job, FILES.c.side == side).order_by(FILES.c.name)
-    return [_file(row) for row in connection.execute(statement)]
+    return [_file(row) for row in connection.execute(_LIST[content], {"id": job, "side": side})]
 
 
 def find_file(connection: Connection, job: str, side: str, name: str) -> FileRecord | None:

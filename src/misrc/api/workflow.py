@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from sqlalchemy import Connection
 
 from ..job.states import JobState
 from ..wire import api
@@ -10,6 +14,7 @@ from ..wire.api import ApiError
 from . import jobs, records
 from .access import Who
 from .call import Answer, Call, answer_value, parse_number
+from .database import Transaction
 from .notifier import job_topic
 from .problems import Refused, gone, malformed, unknown
 from .records import RESULT, Record
@@ -24,14 +29,15 @@ async def put_job(service: Service, who: Who, call: Call, job: str) -> Answer:
     """Register a job."""
     submission = await call.value(api.Submission, api.MAX_BODY_BYTES)
     prepared = jobs.prepare(job, submission)
-    site = service.sites.by_id(prepared.spec.site)
-    now = service.clock()
-    known = await service.database.read(lambda connection: records.find(connection, job))
-    if known is None:
-        jobs.check_declared(prepared.spec, site, who.user, now, service.job_bytes)
-    limit = service.server.limits.jobs
-    record, new = await service.database.write("register", lambda tx: jobs.register(tx, who.user, prepared, limit))
-    return await show(service, record, 201 if new else 200)
+    site, limit = service.sites.by_id(prepared.spec.site), service.server.limits.jobs
+
+    def register(tx: Transaction) -> tuple[api.Job, bool]:
+        check = lambda: jobs.check_declared(prepared.spec, site, who.user, tx.now, service.job_bytes)  # noqa: E731
+        record, new = jobs.register(tx, who.user, prepared, limit, check)
+        return jobs.view(tx.connection, record, tx.now, service.offset_of), new
+
+    shown, new = await service.database.write("register", register)
+    return answer_value(shown, 201 if new else 200)
 
 
 async def check_job(service: Service, who: Who, call: Call, job: str) -> Answer:
@@ -42,14 +48,9 @@ async def check_job(service: Service, who: Who, call: Call, job: str) -> Answer:
     return answer_value(api.Nothing())
 
 
-async def show(service: Service, record: Record, status: int = 200, small: bool = False) -> Answer:
-    """A job as an answer."""
-    return answer_value(await _view(service, record, small), status)
-
-
-async def _view(service: Service, record: Record, small: bool) -> api.Job:
-    now = service.clock()
-    return await service.database.read(lambda c: jobs.view(c, record, now, service.offset_of, small))
+def _shown(service: Service, change: Callable[[Transaction], Record]) -> Callable[[Transaction], api.Job]:
+    """The change, and the job as it is then."""
+    return lambda tx: jobs.view(tx.connection, change(tx), tx.now, service.offset_of)
 
 
 async def get_job(service: Service, who: Who, call: Call, job: str) -> Answer:
@@ -58,52 +59,60 @@ async def get_job(service: Service, who: Who, call: Call, job: str) -> Answer:
     version, wait = query.get("version", -1), query.get("wait", 0)
     if wait > api.MAX_WAIT_SECONDS:
         raise malformed("the wait is out of bounds")
-    record = await wait_for_version(service, who, call, job, version, wait)
-    return await show(service, record, small=True)
-
-
-async def wait_for_version(service: Service, who: Who, call: Call, job: str, version: int, wait: int) -> Record:
-    """The job as soon as its version is above the one given, or after the wait."""
     loop = asyncio.get_running_loop()
     end = loop.time() + wait
     while True:
         with service.notifier.subscribe((job_topic(job),)) as notified:
-            record = await service.database.read(lambda c: jobs.own(c, who.user, job))
             left = end - loop.time()
-            if record.version > version or left <= 0 or service.notifier.stopping:
-                return record
+            above = -1 if left <= 0 or service.notifier.stopping else version
+            shown = await service.database.read(partial(_look, service, who.user, job, above))
+            if shown is not None:
+                return answer_value(shown)
             await call.wait_for(notified, left)
         await service.access.find(call)  # a token that was revoked meanwhile
+
+
+def _look(service: Service, user: str, job: str, above: int, connection: Connection) -> api.Job | None:
+    """The job, where its version is above this one."""
+    record = jobs.own(connection, user, job)
+    if record.version <= above:
+        return None
+    return jobs.view(connection, record, service.clock(), service.offset_of, small=True)
 
 
 async def list_jobs(service: Service, who: Who, call: Call) -> Answer:
     """The user's own jobs."""
     query = call.query(after=lambda value, _: value, limit=lambda value, name: str(parse_number(value, name)))
     limit = min(MAX_LIST, int(query.get("limit", MAX_LIST)))
-    found = await service.database.read(lambda c: jobs.list_own(c, who.user, query.get("after"), limit))
-    return answer_value(api.JobList(tuple([await _view(service, record, False) for record in found])))
+    after, now = query.get("after"), service.clock()
+    found = await service.database.read(
+        lambda c: tuple(
+            jobs.view(c, record, now, service.offset_of) for record in jobs.list_own(c, who.user, after, limit)
+        )
+    )
+    return answer_value(api.JobList(found))
 
 
 async def release_job(service: Service, who: Who, call: Call, job: str) -> Answer:
     """All inputs are here."""
     said = await call.value(api.Release, api.MAX_DOCUMENT_BODY_BYTES)
     entries = await asyncio.to_thread(jobs.parse_inputs_manifest, said.manifest)
-    record = await service.database.write("release", lambda tx: jobs.release(tx, who.user, job, said.manifest, entries))
-    return await show(service, record)
+    change = _shown(service, lambda tx: jobs.release(tx, who.user, job, said.manifest, entries))
+    return answer_value(await service.database.write("release", change))
 
 
 async def cancel_job(service: Service, who: Who, call: Call, job: str) -> Answer:
     """The job is to end."""
     await call.value(api.Nothing, api.MAX_BODY_BYTES)
-    return await show(service, await service.database.write("cancel", lambda tx: jobs.cancel(tx, who.user, job)))
+    change = _shown(service, lambda tx: jobs.cancel(tx, who.user, job))
+    return answer_value(await service.database.write("cancel", change))
 
 
 async def close_job(service: Service, who: Who, call: Call, job: str) -> Answer:
     """MInt has what it needs."""
     await call.value(api.Nothing, api.MAX_BODY_BYTES)
-    record = await service.database.write("close", lambda tx: jobs.close(tx, who.user, job))
-    service.housekeeper.wake()
-    return await show(service, record)
+    change = _shown(service, lambda tx: jobs.close(tx, who.user, job))
+    return answer_value(await service.database.write("close", change))
 
 
 async def _ended(service: Service, who: Who, job: str) -> Record:

@@ -103,7 +103,7 @@ def check_manifest(entries: Iterable[Entry], check_name: Callable[[str], None]) 
     return given
 
 
-def hash_descriptor(descriptor: int, size_hint: int = BLOCK) -> Tuple[int, str]:
+def hash_descriptor(descriptor: int, size_hint: int) -> Tuple[int, str]:
     """Bytes from an open file's position to its end, and their sha256. `size_hint` spares a large buffer."""
     digest = hashlib.sha256()
     size = 0

@@ -33,13 +33,14 @@ def write_record(folder: int, name: str, data: bytes, durable: bool = True, last
     mode = file_mode(folder)
     descriptor = os.open(temporary, flags, mode, dir_fd=folder)
     try:
-        with open(descriptor, "wb") as file:
+        try:
             if mode != PRIVATE_FILE:
                 os.fchmod(descriptor, mode)
-            file.write(data)
-            file.flush()
+            write_all(descriptor, data)
             if durable:
                 os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         reach(f"record.{name}.written")
         os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     except OSError:
@@ -49,6 +50,13 @@ def write_record(folder: int, name: str, data: bytes, durable: bool = True, last
     if durable and last:
         os.fsync(folder)
     reach(f"record.{name}.after")
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Every byte, or OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 def write_json(folder: int, name: str, value: object) -> None:

@@ -27,7 +27,7 @@ class JobState(str, enum.Enum):
     @property
     def order(self) -> int:
         """Position on the job's way, from 0."""
-        return list(JobState).index(self)
+        return _ORDER[self]
 
     @property
     def final(self) -> bool:
@@ -52,6 +52,7 @@ class Outcome(str, enum.Enum):
 
 
 _S = JobState
+_ORDER = {state: number for number, state in enumerate(JobState)}
 
 TRANSITIONS: Dict[JobState, FrozenSet[JobState]] = {
     _S.CREATED: frozenset({_S.STAGED, _S.ENDED}),

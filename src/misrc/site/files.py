@@ -68,14 +68,22 @@ def open_known(folder: int, name: str, single: bool = False) -> Tuple[int, os.st
 def read_record(folder: int, name: str, limit: int = 1 << 20) -> Optional[bytes]:
     """A record's bytes, or None where it does not exist."""
     try:
-        descriptor = open_regular(folder, name)
+        descriptor, status = open_known(folder, name)
     except FileNotFoundError:
         return None
-    with open(descriptor, "rb") as file:
+    with opened(descriptor):
         # Python makes room for as much as it is asked to read: ask for what is there.
-        data = file.read(min(limit, os.fstat(descriptor).st_size) + 1)
+        data = _read_most(descriptor, min(limit, status.st_size) + 1)
     if len(data) > limit:
         raise ValueError(f"{name} is longer than it can be")
+    return data
+
+
+def _read_most(descriptor: int, most: int) -> bytes:
+    data = piece = os.read(descriptor, most)
+    while piece and len(data) < most:
+        piece = os.read(descriptor, most - len(data))
+        data += piece
     return data
 
 

@@ -209,9 +209,7 @@ _OVER: Set[str] = set()
 
 def read_unfinished(root: int, work_root: str) -> Iterator[Tuple[JobFolder, JobRecord]]:
     """Every job that has not ended and can be read, with its record; the folder is open only inside the loop."""
-    for job in list_jobs(root):
-        if job in _OVER:
-            continue
+    for job in sorted(name for name in os.listdir(root) if name not in _OVER and is_job_id(name)):
         with contextlib.suppress(OSError, ValueError, Denied):
             folder = JobFolder(root, work_root, job)
             try:

@@ -6,6 +6,7 @@ Each function says what is weaker where the kernel does not offer it, and `weakn
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import subprocess
 import sys
@@ -24,10 +25,17 @@ _linux = sys.platform.startswith("linux")
 _SOME_TIME = 1
 
 
+@functools.lru_cache(maxsize=None)
 def _libc() -> Any:
     import ctypes  # heavy, and most verbs ask the kernel for nothing special
 
     return ctypes.CDLL(None, use_errno=True)
+
+
+def load() -> None:
+    """For a process that stays and forks: load once what each of its children would load anew."""
+    if _linux:
+        _libc()
 
 
 def do_without_linux() -> None:
@@ -92,13 +100,16 @@ def clone_file(source: int, target: int) -> bool:
 
 def boot_id() -> str:
     """This boot's id; empty where the kernel does not tell."""
-    if not _linux:
-        return ""
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
+        return _read_boot_id() if _linux else ""
     except OSError:
         return ""
+
+
+@functools.lru_cache(maxsize=None)
+def _read_boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
 
 
 def uptime() -> float:

@@ -20,6 +20,8 @@ from .kernel import boot_id, uptime
 FILE = "ledger.jsonl"
 RESERVE = "ledger.reserve"
 RESERVE_BYTES = 256 << 10
+# Most lines are short: the last one is looked for in so much of the file first.
+_TAIL_BYTES = 4 << 10
 
 T = TypeVar("T")
 
@@ -132,8 +134,11 @@ def _now() -> "dict[str, Any]":
 def _mend_tail(file: Any, folder: int) -> Checkpoint:
     """The last whole line's checkpoint; a torn last line (a crash while writing) is set aside first."""
     size = os.fstat(file.fileno()).st_size
-    start = max(0, size - MAX_LINE_BYTES - 2)
+    start = max(0, size - _TAIL_BYTES)
     tail = os.pread(file.fileno(), size - start, start)
+    if start and tail.count(b"\n") < 2:
+        start = max(0, size - MAX_LINE_BYTES - 2)
+        tail = os.pread(file.fileno(), size - start, start)
     if tail and not tail.endswith(b"\n"):
         whole = tail.rfind(b"\n") + 1
         with open(

@@ -202,14 +202,15 @@ class Operations:
     def accept(self, job: JobFolder, manifest: Manifest, document: bytes) -> None:
         """Check what lies in `in/` against the manifest and queue the job, once."""
         with job.lock():
-            if job.read().state.started:
+            state = job.read().state
+            if state.started:
                 return
             if transfer_state.transfer_running(job, "in"):
                 raise Denied(Refusal.BUSY, "a transfer is still running")
             arrival.check_inputs(job, manifest)
             if files.read_record(job.folder, workspace.INPUTS, MAX_DOCUMENT_BYTES) != document:
                 files.write_record(job.folder, workspace.INPUTS, document)
-            job.advance(*way(job.read().state, JobState.QUEUED))
+            job.advance(*way(state, JobState.QUEUED))
 
     def refuse(self, job: JobFolder, refusal: Refusal) -> None:
         """End a job that was opened and is not to start, so that it counts no longer among those that wait."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, Dict
 
 from ..job.codec import parse_json
@@ -19,11 +18,7 @@ FOUND = "found.json"
 def transfer_running(job: JobFolder, module: str) -> bool:
     """Whether rsync still holds the module."""
     with files.opened(job.sub(DOOR)) as door:
-        lock = files.try_lock(door, f"{module}.lock")
-    if lock is None:
-        return True
-    os.close(lock)
-    return False
+        return files.is_locked(door, f"{module}.lock")
 
 
 def note_found(door: int, found: "Dict[str, Found]") -> None:

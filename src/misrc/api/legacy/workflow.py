@@ -127,7 +127,6 @@ async def cancel_wait_calc(service: Service, who: Who, call: Call, kind: Kind) -
     """Forget the job."""
     said = await read_body(call, kind)
     await service.database.write("cancel", partial(_withdraw, user=who.user, job=said.accept_id, force=said.force))
-    service.housekeeper.wake()
     return answer_ok()
 
 
@@ -140,7 +139,7 @@ def _withdraw(tx: Transaction, user: str, job: str, force: bool) -> None:
         raise Refused(ApiError.CONFLICT, "the job is running")
     record = jobs.cancel(tx, user, job)
     if record.state.final:
-        jobs.shut(tx, record)
+        records.move(tx, record, JobState.CLOSED)
 
 
 class Told:

@@ -20,7 +20,7 @@ from ...job.faults import reach
 from ...job.names import is_job_id
 from ...wire.api import MAX_HOLDING, ApiError, Holding, Poll, Work
 from ...wire.refusals import Denied
-from .. import jobs
+from .. import jobs, kernel
 from ..premises import Premises
 from .api_client import ApiRefusal, SiteClient
 from .claim import ActiveClaim, ChildPipes, Stage, backoff
@@ -69,6 +69,7 @@ class Agent:
         """Until a signal says to stop. Jobs go on without us, and the next agent takes them up."""
         self._catch_signals()
         self._adopt()
+        kernel.load()
         # What is here now stays: forks then share these pages, and never write to them to count.
         gc.collect()
         gc.freeze()

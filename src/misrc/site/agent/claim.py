@@ -190,7 +190,6 @@ def read_document(job: JobFolder) -> bytes:
 
 
 def drop_note(job: JobFolder) -> None:
-    """The job is not ours any more."""
+    """The job is not ours any more. Not synced: a note that came back is dropped again, for its record or its fence."""
     with contextlib.suppress(FileNotFoundError), files.opened(job.sub(DOOR)) as door:
         os.unlink(NOTE, dir_fd=door)
-        os.fsync(door)

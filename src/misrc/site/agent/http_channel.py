@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterable, Mapping, Optional
 
 from ...job.agent import Address
+from ...job.records import write_all
 from ...wire.heads import WholeHead
 
 CONNECT_SECONDS = 20.0
@@ -319,13 +320,6 @@ def _left(end: float) -> float:
 
 def _deadline(size: int) -> float:
     return time.monotonic() + CALL_SECONDS + size / SLOWEST_BYTES_PER_SECOND
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of it."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 class _Inbox:

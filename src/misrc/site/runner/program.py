@@ -29,7 +29,7 @@ def check_program(rule: ProgramRule) -> str:
                 raise Denied(Refusal.TAMPERED, "the program is not an executable file")
             if status.st_uid not in (0, os.getuid()) or status.st_mode & 0o022:
                 raise Denied(Refusal.TAMPERED, "the program belongs to, or can be written by, somebody else")
-            digest = hash_descriptor(descriptor)[1]
+            digest = hash_descriptor(descriptor, status.st_size)[1]
     except OSError as error:
         raise Denied(Refusal.TAMPERED, f"program: {error.strerror}") from None
     if rule.sha256 is not None and digest != rule.sha256:

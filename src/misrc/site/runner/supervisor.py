@@ -138,6 +138,8 @@ class Supervisor:
 
     # Where the marker lies that lets a job's program start only once.
     started = program.STARTED
+    # Whether all that the job ever started is below this process.
+    sees_all = False
     # The pipe whose closing tells the door that this process has ended; -1 where nobody listens.
     pipe = -1
 
@@ -159,7 +161,9 @@ class Supervisor:
     def run(self) -> None:
         """From wherever the job stands to its end."""
         reach("supervisor.enter")
-        kernel.become_subreaper()
+        # Where somebody ran the job before us, what was started then need not be below us.
+        traces = [name for name in (MONITOR_LOCK, self.started) if files.exists(self.job.folder, name)]
+        self.sees_all = kernel.become_subreaper() and not traces
         try:
             end = self._reach_end()
             self._sweep_leftovers()
@@ -411,6 +415,9 @@ class Supervisor:
             os.read(self.control, 4096)
 
     def _job_processes(self) -> List[int]:
+        """What the job started and still lives. Looking through all of the machine's processes is the last resort."""
+        if not self._reap() and self.sees_all:
+            return []
         marker = program.marker_variable(self.job.job).encode()
         roots = [os.getpid()] + ([self.monitor_pid] if self.monitor_pid else [])
         return kernel.find_processes(roots, marker, [os.getpid(), self.monitor_pid])
@@ -421,7 +428,6 @@ class Supervisor:
         self._signal_all(signal.SIGTERM)
         grace = time.monotonic() + GRACE_SECONDS
         while self._job_processes() and time.monotonic() < grace:
-            self._reap()
             time.sleep(0.05)
         self._sweep_leftovers()
         if self.monitor_pid:
@@ -440,7 +446,6 @@ class Supervisor:
         for _ in range(500):
             if not self._signal_all(signal.SIGKILL):
                 return
-            self._reap()
             time.sleep(0.02)
 
     def _signal_all(self, number: int) -> int:
@@ -450,7 +455,10 @@ class Supervisor:
                 os.kill(pid, number)
         return len(found)
 
-    def _reap(self) -> None:
+    def _reap(self) -> bool:
+        """Collect the children that have ended; whether others live."""
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
+            return True
+        return False

@@ -9,6 +9,7 @@ from typing import Optional
 
 from ...job.manifest import BLOCK, Entry, Manifest, parse_manifest
 from ...job.names import check_input_name
+from ...job.records import write_all
 from .. import files, kernel
 from ..accounts import Account
 from ..jobs import JobFolder
@@ -69,12 +70,6 @@ def _copy(source: int, target: int, entry: Entry, owner: Optional[Account]) -> N
                 digest.update(data)
                 size += len(data)
                 if not cloned:
-                    _write_all(writer.fileno(), data)
+                    write_all(writer.fileno(), data)
     if (size, digest.hexdigest()) != (entry.size, entry.sha256):
         raise InputsChanged(entry.name)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
