@@ -142,7 +142,8 @@ async def health(service: Service, call: Call) -> Answer:
 
 async def _send(call: Call, answer: Answer, send: Send) -> None:
     """The answer; a body that was not read to its end closes the connection, so that its rest is never a request."""
-    await call.drain()
+    if not call.read_to_end:
+        await call.drain()
     length = answer.length if answer.stream is not None else len(answer.body)
     headers = [(b"content-type", answer.media), (b"content-length", str(length).encode()), *_FIXED, *answer.headers]
     if not call.read_to_end:
