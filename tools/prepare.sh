@@ -69,7 +69,7 @@ step_down() {
 # the checkout lies.
 as_user() {
   local how=
-  if [ "$1" = exec ]; then how=exec; shift; fi
+  if [ "${1:-}" = exec ]; then how=exec; shift; fi
   id "$MISRC_USER" >/dev/null 2>&1 || useradd --create-home --shell /bin/sh --password '*' "$MISRC_USER"
   local home
   home=$(getent passwd "$MISRC_USER" | cut -d: -f6)
