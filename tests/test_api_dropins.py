@@ -138,7 +138,6 @@ def test_arguments_that_are_not_declared_are_refused_by_our_server(api: Api, fol
 # -- the server by its ini file ---------------------------------------------------------------------------------------
 
 
-
 class DropIn:
     """`mi_dicomapi.py` as a process, started in the folder where its ini file lies."""
 

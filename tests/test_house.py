@@ -89,9 +89,7 @@ def violations(path: Path, module: str) -> list[str]:
 def violations_of_site(path: Path, module: str) -> list[str]:
     imported = [name for name in imports_of(path, module) if room_of(name) == "site" and name != "misrc.site"]
     room = room_of_site(module)
-    return [
-        f"{module} imports {name}" for name in imported if room_of_site(name) not in {room, *ALLOWED_AT_SITE[room]}
-    ]
+    return [f"{module} imports {name}" for name in imported if room_of_site(name) not in {room, *ALLOWED_AT_SITE[room]}]
 
 
 def test_rooms_import_only_what_they_may() -> None:

@@ -68,7 +68,8 @@ class Reporter:
             offset = claim.log_sent
             try:
                 sent = self.call(
-                    claim, lambda: self.client.append_log(claim.job, claim.fence, offset, data)  # noqa: B023
+                    claim,
+                    lambda: self.client.append_log(claim.job, claim.fence, offset, data),  # noqa: B023
                 )
             except ApiRefusal as refusal:
                 if refusal.code not in NOT_TAKEN:
