@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import random
@@ -83,14 +84,10 @@ class GateResult:
 
     @property
     def reply(self) -> Reply:
-        import io
-
         return read_reply(io.BytesIO(self.stdout))[0]
 
     @property
     def sections(self) -> Mapping[str, bytes]:
-        import io
-
         return read_reply(io.BytesIO(self.stdout))[1]
 
 
@@ -461,6 +458,14 @@ def make_mint(root: Path, site: Site, port: int | None = None, **changes: Any) -
 def unprivileged() -> None:
     """The tests run as an ordinary user (./test steps down from root)."""
     assert os.getuid() != 0, "run ./test, which steps down from root"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heeded_signals() -> None:
+    """What the tests start would ignore the signals that whoever started the tests ignores: `nohup`, a shell's `&`."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

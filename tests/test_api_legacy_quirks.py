@@ -122,7 +122,7 @@ def test_h92_an_empty_list_is_an_empty_name(api: Api, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"parameter_files": {"": ["aGk=", "text/plain;", "charset=us-ascii"]}}, "a file name empty"),
+        ({"parameter_files": {"": ["aGk=", "text/plain;", "charset=us-ascii"]}}, "a file name is empty"),
         ({"parameter_files": {"a/x.dat": ["aGk=", "t", "c"], "b/x.dat": ["aGk=", "t", "c"]}}, "a file name two names"),
         ({"result_files": {"../out.dat": EMPTY}}, "a file name begins with"),
         ({"result_files": {"A.dat": EMPTY, "a.dat": EMPTY}}, "a file name two names differ"),
