@@ -455,14 +455,9 @@ def make_mint(root: Path, site: Site, port: int | None = None, **changes: Any) -
 
 
 @pytest.fixture(scope="session", autouse=True)
-def unprivileged() -> None:
-    """The tests run as an ordinary user (./test steps down from root)."""
+def ordinary() -> None:
+    """An ordinary user, and no signal ignored because whoever started the tests ignores it: `nohup`, a shell's `&`."""
     assert os.getuid() != 0, "run ./test, which steps down from root"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def heeded_signals() -> None:
-    """What the tests start would ignore the signals that whoever started the tests ignores: `nohup`, a shell's `&`."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
