@@ -32,7 +32,7 @@ async def put_job(service: Service, who: Who, call: Call, job: str) -> Answer:
     site, limit = service.sites.by_id(prepared.spec.site), service.server.limits.jobs
 
     def register(tx: Transaction) -> tuple[api.Job, bool]:
-        check = lambda: jobs.check_declared(prepared.spec, site, who.user, tx.now, service.job_bytes)  # noqa: E731
+        check = partial(jobs.check_declared, prepared.spec, site, who.user, tx.now, service.job_bytes)
         record, new = jobs.register(tx, who.user, prepared, limit, check)
         return jobs.view(tx.connection, record, tx.now, service.offset_of), new
 
