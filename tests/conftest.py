@@ -455,7 +455,7 @@ def make_mint(root: Path, site: Site, port: int | None = None, **changes: Any) -
 
 
 @pytest.fixture(scope="session", autouse=True)
-def ordinary() -> None:
+def unprivileged() -> None:
     """An ordinary user, and no signal ignored because whoever started the tests ignores it: `nohup`, a shell's `&`."""
     assert os.getuid() != 0, "run ./test, which steps down from root"
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
