@@ -15,6 +15,7 @@ import pytest
 from misrc.api import backup
 from misrc.api.database import Database
 from misrc.api.notifier import Notifier
+from misrc.api.passfile import find_passfile
 from misrc.api.spool import Spool
 from misrc.declare.server import Server, parse_server
 from misrc.job.errors import BadRequest
@@ -197,3 +198,16 @@ def test_old_backups_go_and_half_ones_do_not_count(store: Store, tmp_path: Path)
     (folder / "2020-01-03T000000Z.partial").mkdir()
     second = backup.back_up(store.server, folder, 2)
     assert sorted(path.name for path in folder.iterdir()) == ["2020-01-02T000000Z", second.name]
+
+
+def test_a_unit_s_own_password_file_is_one_that_libpq_takes(tmp_path: Path) -> None:
+    """A credential that shows a group's right is read from a copy in memory that nobody else may read; a password file
+    that lies elsewhere stays what it is, and libpq judges it."""
+    passfile = tmp_path / "pgpass"
+    passfile.write_text("db:*:misrc:misrc:secret\n", encoding="utf-8")
+    passfile.chmod(0o440)
+    named = {"PGPASSFILE": str(passfile)}
+    assert find_passfile({**named, "CREDENTIALS_DIRECTORY": "/run/credentials/x"}) is find_passfile(named) is None
+    taken = find_passfile({**named, "CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert taken is not None and Path(taken).read_bytes() == passfile.read_bytes()
+    assert Path(taken).stat().st_mode & 0o777 == 0o600 and Path(taken).is_file()

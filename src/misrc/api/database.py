@@ -29,6 +29,7 @@ from ..job.faults import reach
 from ..wire.api import ApiError
 from .change_feed import ChangeFeed, PostgresFeed, SqliteFeed
 from .notifier import Notifier
+from .passfile import find_passfile
 from .problems import Refused
 from .schema import CHANGES, migrate
 
@@ -234,7 +235,8 @@ def connect_options(url: str) -> dict[str, Any]:
 
     Without the second a host that vanished holds a call for minutes, and news of revoked tokens for hours.
     """
-    return {name: value for name, value in _OPTIONS.items() if f"{name}=" not in url}
+    options: dict[str, Any] = {**_OPTIONS, "passfile": find_passfile()}
+    return {name: value for name, value in options.items() if value is not None and f"{name}=" not in url}
 
 
 def make_engine(url: str, writes: bool) -> Engine:
