@@ -301,15 +301,17 @@ def test_a_stop_ends_the_remote_job_and_leaves_no_process(mint: Mint, tmp_path: 
 def test_a_stop_before_the_job_ends_the_step(mint: Mint, tmp_path: Path) -> None:
     """SIGTERM while a command of `before` runs: the command is gone, no job was made, the exit is 6."""
     path = render(mint, "double", tmp_path)
-    make_program(tmp_path / "modules/tests/prepare.sh", f"echo $$ > {tmp_path}/pid; exec sleep 600\n")
+    make_program(tmp_path / "modules/tests/prepare.sh", f"touch {tmp_path}/up; exec sleep 600\n")
+    mint.environment["MISRC_TEST_MARK"] = str(tmp_path)
     before = len(mint.jobs())
     words = ["module", "play", "--workdir", str(tmp_path / "run"), str(path), "--表", mint.file("t", b"1\n")]
     player = mint.spawn(*words)
-    pid = int(eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), what="the step"))
+    eventually((tmp_path / "up").exists, what="the step")
+    assert len(marked(str(tmp_path))) >= 3, "positive control: the player, the module and its step are seen"
     player.send_signal(signal.SIGTERM)
     _, errors = player.communicate(timeout=30)
     assert player.returncode == 6, errors
-    assert not Path(f"/proc/{pid}").exists()
+    assert marked(str(tmp_path)) == []
     assert len(mint.jobs()) == before and solver_lines(tmp_path) == []
 
 

@@ -243,17 +243,20 @@ def test_m38_a_folder_that_is_gone_is_said(mint: Mint) -> None:
 
 
 def test_m39_tend_finds_a_job_whose_start_its_killed_run_never_heard_of(own: Mint, site: Site) -> None:
-    """SIGKILL while the answer to the start is on its way: the program runs, and `tend` brings its results.
+    """SIGKILL before the answer to the start is noted: the program runs, and `tend` brings its results.
 
     A job that the site refused is not asked for again and again; one that never reached it is left as it is.
     """
     own.declaration["programs"]["unknown_there"] = {}
     own.declare()
     assert own.command("run", site.name, "unknown_there", "--results", "u").returncode == 3
-    process = own.spawn("run", site.name, "sleep", "--arg", "seconds=3", "--results", "r")
-    eventually(own.starts, what="the start")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    faults = own.root / "faults"
+    faults.mkdir()
+    (faults / "kill").write_text("record.manifest.jsonl.before")
+    own.environment["MISRC_FAULTS"] = str(faults)
+    assert own.command("run", site.name, "sleep", "--arg", "seconds=1", "--results", "r").returncode != 0
+    del own.environment["MISRC_FAULTS"]
+    assert (faults / "kill.struck").exists()
     (job,) = own.starts()
     eventually(lambda: site_record(site, job)["state"] == "ended", what="the end")
     assert {record["state"] for record in own.jobs()} == {"created"}, "premise: nobody here knows of the start"
