@@ -242,6 +242,17 @@ def test_m38_a_folder_that_is_gone_is_said(mint: Mint) -> None:
     assert done.returncode == 2 and "current folder" in said(done)
 
 
+def die_at(mint: Mint, point: str, *words: str) -> None:
+    """A run that ends at a fault point."""
+    faults = mint.root / "faults"
+    faults.mkdir()
+    (faults / "kill").write_text(point)
+    mint.environment["MISRC_FAULTS"] = str(faults)
+    assert mint.command("run", mint.site.name, *words).returncode != 0
+    del mint.environment["MISRC_FAULTS"]
+    assert (faults / "kill.struck").exists()
+
+
 def test_m39_tend_finds_a_job_whose_start_its_killed_run_never_heard_of(own: Mint, site: Site) -> None:
     """SIGKILL before the answer to the start is noted: the program runs, and `tend` brings its results.
 
@@ -250,13 +261,7 @@ def test_m39_tend_finds_a_job_whose_start_its_killed_run_never_heard_of(own: Min
     own.declaration["programs"]["unknown_there"] = {}
     own.declare()
     assert own.command("run", site.name, "unknown_there", "--results", "u").returncode == 3
-    faults = own.root / "faults"
-    faults.mkdir()
-    (faults / "kill").write_text("record.manifest.jsonl.before")
-    own.environment["MISRC_FAULTS"] = str(faults)
-    assert own.command("run", site.name, "sleep", "--arg", "seconds=1", "--results", "r").returncode != 0
-    del own.environment["MISRC_FAULTS"]
-    assert (faults / "kill.struck").exists()
+    die_at(own, "record.manifest.jsonl.before", "sleep", "--arg", "seconds=1", "--results", "r")
     (job,) = own.starts()
     eventually(lambda: site_record(site, job)["state"] == "ended", what="the end")
     assert {record["state"] for record in own.jobs()} == {"created"}, "premise: nobody here knows of the start"
@@ -265,6 +270,19 @@ def test_m39_tend_finds_a_job_whose_start_its_killed_run_never_heard_of(own: Min
     assert done.returncode == 0 and job in done.stdout, done.stderr
     assert (own.root / "r/out.dat").read_text() == "finished\n" and own.starts() == [job]
     assert all(record.get("job") == job for record in site.ledger()[known:])
+
+
+def test_m39_tend_tells_of_a_job_whose_declaration_is_gone(own: Mint, site: Site) -> None:
+    """Its site cannot be asked any more: a line, a status that a timer shows; with the declaration it is fetched."""
+    die_at(own, "start.leave", "sleep", "--arg", "seconds=1", "--results", "r")
+    (job,) = own.starts()
+    eventually(lambda: site_record(site, job)["state"] == "ended", what="the end")
+    (own.root / f"inventory/host_vars/{site.name}.yml").unlink()
+    gone = own.command("tend")
+    assert gone.returncode == 2 and job in gone.stdout and site.name in gone.stdout, gone
+    assert gone.stdout.count("\n") == 1 and "Traceback" not in gone.stderr
+    own.declare()
+    assert own.command("tend").returncode == 0 and (own.root / "r/out.dat").read_text() == "finished\n"
 
 
 @pytest.mark.parametrize("state", ["created", "staged"])

@@ -217,17 +217,26 @@ def tend(as_json: bool) -> int:
         store = JobStore(record.job)
         if record.state is JobState.CLOSED or store.is_driven():
             continue
-        if not record.cancel and not _has_ended(store, record):
-            continue
+        try:
+            if not record.cancel and not _has_ended(store, record):
+                continue
+        except MisrcError as error:
+            # Its declaration or key is gone; the jobs of other sites are not to suffer for it.
+            worst = max(worst, error.exit_code)
+            _tell_tended(record, str(error), as_json)
+        else:
+            worst = max(worst, _tend_one(store, record, as_json))
         found = True
-        worst = max(worst, _tend_one(store, record, as_json))
     if not found and not as_json:
         print(say("tend.nothing"))
     return max(worst, _tell_damaged(damaged))
 
 
 def _has_ended(store: JobStore, record: MintJob) -> bool:
-    """Whether there is something to fetch; a job that still runs, or never reached the site, is left alone."""
+    """Whether there is something to fetch; a job that still runs, or never reached the site, is left alone.
+
+    MisrcError where the site of a started job can no longer be asked.
+    """
     if record.state.final:
         return True
     if not record.state.started and store.was_refused():
@@ -235,7 +244,8 @@ def _has_ended(store: JobStore, record: MintJob) -> bool:
     try:
         link = _open(record)
     except MisrcError:
-        # Its declaration or key is gone; the jobs of other sites are not to suffer for it.
+        if record.state.started:
+            raise
         return False
     try:
         reply: Reply = link.wait(record.job, 0)[0]
@@ -262,9 +272,12 @@ def _tend_one(store: JobStore, record: MintJob, as_json: bool) -> int:
     except MisrcError as error:
         text = str(error)
         status = 0 if store.read().state is JobState.CLOSED else error.exit_code
-    after = store.read()
-    if as_json:
-        _print_json({"job": record.job, "state": after.state.value, "note": text})
-    else:
-        print(f"{record.job}  {after.state.value}  {text}".rstrip())
+    _tell_tended(store.read(), text, as_json)
     return status
+
+
+def _tell_tended(record: MintJob, note: str, as_json: bool) -> None:
+    if as_json:
+        _print_json({"job": record.job, "state": record.state.value, "note": note})
+    else:
+        print(f"{record.job}  {record.state.value}  {note}".rstrip())
