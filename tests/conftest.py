@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import builds
 import pytest
 import yaml
 
@@ -123,9 +124,8 @@ class Site:
     def install(self) -> None:
         """Install, or install again after a change of `policy`, the way a site does it."""
         (self.root / "policy.json").write_text(json.dumps(self.policy), encoding="utf-8")
-        pyz = self.root / "misrc-site.pyz"
-        if not pyz.exists():
-            subprocess.run([MISRC, "site", "build", "--output", str(pyz)], check=True, stdout=subprocess.DEVNULL)
+        if not (self.root / builds.PYZ).exists():
+            builds.lay(self.root, self.prefix / "share")
         self.people(
             "install",
             "--site",
@@ -138,9 +138,9 @@ class Site:
         )
 
     def people(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """A command for the people of the site, run from the pyz."""
+        """A command for the people of the site."""
         return subprocess.run(
-            ["/usr/bin/python3", str(self.root / "misrc-site.pyz"), "--prefix", str(self.prefix), *words],
+            ["/usr/bin/python3", builds.program(), "--prefix", str(self.prefix), *words],
             check=check,
             capture_output=True,
             text=True,

@@ -272,8 +272,8 @@ def test_m39_tend_finds_a_job_whose_start_its_killed_run_never_heard_of(own: Min
     assert all(record.get("job") == job for record in site.ledger()[known:])
 
 
-def test_m39_tend_tells_of_a_job_whose_declaration_is_gone(own: Mint, site: Site) -> None:
-    """Its site cannot be asked any more: a line, a status that a timer shows; with the declaration it is fetched."""
+def test_m39_tend_tells_of_a_job_whose_site_cannot_be_asked(own: Mint, site: Site) -> None:
+    """The site away, or its declaration gone: a line, a status that a timer shows; with both, the job is fetched."""
     die_at(own, "start.leave", "sleep", "--arg", "seconds=1", "--results", "r")
     (job,) = own.starts()
     eventually(lambda: site_record(site, job)["state"] == "ended", what="the end")
@@ -282,6 +282,10 @@ def test_m39_tend_tells_of_a_job_whose_declaration_is_gone(own: Mint, site: Site
     assert gone.returncode == 2 and job in gone.stdout and site.name in gone.stdout, gone
     assert gone.stdout.count("\n") == 1 and "Traceback" not in gone.stderr
     own.declare()
+    site.stop_sshd()
+    away = own.command("tend")
+    assert away.returncode == 4 and job in away.stdout and away.stdout.count("\n") == 1, away
+    site.start_sshd()
     assert own.command("tend").returncode == 0 and (own.root / "r/out.dat").read_text() == "finished\n"
 
 

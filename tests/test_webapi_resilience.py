@@ -43,7 +43,7 @@ def test_p26_every_name_at_mint(whole: Chain, shard: int) -> None:
     """Whatever process of MInt's is killed where it first passes a point, the same call brings the same results."""
     faults = Faults(Path(whole.mint.environment["MISRC_FAULTS"]))
     faults.clear()
-    assert run_by_mint(whole.mint, f"clean{shard}") == 1
+    assert len(said := run_by_mint(whole.mint, f"clean{shard}")) == 1, said
     points = [point for point in sorted(set(faults.passages())) if point.endswith(" 1")]
     assert len(points) > 20
     mine = points[shard :: len(SHARDS)]

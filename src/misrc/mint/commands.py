@@ -221,7 +221,7 @@ def tend(as_json: bool) -> int:
             if not record.cancel and not _has_ended(store, record):
                 continue
         except MisrcError as error:
-            # Its declaration or key is gone; the jobs of other sites are not to suffer for it.
+            # The site is away, or its declaration or key; the jobs of other sites are not to suffer for it.
             worst = max(worst, error.exit_code)
             _tell_tended(record, str(error), as_json)
         else:
@@ -235,7 +235,7 @@ def tend(as_json: bool) -> int:
 def _has_ended(store: JobStore, record: MintJob) -> bool:
     """Whether there is something to fetch; a job that still runs, or never reached the site, is left alone.
 
-    MisrcError where the site of a started job can no longer be asked.
+    MisrcError where the site of a started job cannot be asked.
     """
     if record.state.final:
         return True
@@ -243,22 +243,20 @@ def _has_ended(store: JobStore, record: MintJob) -> bool:
         return False
     try:
         link = _open(record)
+        try:
+            reply: Reply = link.wait(record.job, 0)[0]
+        finally:
+            link.close()
     except MisrcError:
         if record.state.started:
             raise
         return False
-    try:
-        reply: Reply = link.wait(record.job, 0)[0]
-        if reply.state is None or not reply.state.final:
-            return False
-        if not record.state.started:
-            # Its `misrc run` was killed before it heard that the site had started the job.
-            note_accepted(store, reply)
-        return True
-    except MisrcError:
+    if reply.state is None or not reply.state.final:
         return False
-    finally:
-        link.close()
+    if not record.state.started:
+        # Its `misrc run` was killed before it heard that the site had started the job.
+        note_accepted(store, reply)
+    return True
 
 
 def _tend_one(store: JobStore, record: MintJob, as_json: bool) -> int:

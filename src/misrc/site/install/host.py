@@ -110,16 +110,13 @@ class Host:
         return [] if self.leave_sshd else [drop_in(self.site, self.policy)]
 
     def _code(self) -> Resource:
-        from .installer import unpack
+        from .installer import is_unpacked, unpack
 
         target = f"code-{self.digest[:16]}"
-
-        def is_so() -> bool:
-            link = f"{SYSTEM_SHARE}/current"
-            return os.path.islink(link) and os.readlink(link) == target
-
         return Resource(
-            f"program {SYSTEM_SHARE}/{target}", is_so, lambda: unpack(SYSTEM_SHARE, target, self.sources, 0o755)
+            f"program {SYSTEM_SHARE}/{target}",
+            lambda: is_unpacked(SYSTEM_SHARE, target, self.sources),
+            lambda: unpack(SYSTEM_SHARE, target, self.sources, 0o755),
         )
 
     def _signing_key(self, home: Home) -> Resource:

@@ -5,14 +5,13 @@ With it, installing again changes only what is not as it shall be, and a check b
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from dataclasses import dataclass
 from typing import Iterator, List, Optional
 
 from ..ledger import FILE, RESERVE
-from .installer import Installation
+from .installer import Installation, is_unpacked
 
 _WHAT = {
     "policy.json": "the policy",
@@ -57,12 +56,9 @@ def _folders(installation: Installation) -> Iterator[Change]:
 
 
 def _code(installation: Installation) -> Iterator[Change]:
-    link: Optional[str] = None
-    with contextlib.suppress(OSError):
-        link = os.readlink(installation.home.code)
-    whole = all(_read(f"{installation.code_folder}/{name}") == data for name, data in installation.sources.items())
-    if link != os.path.basename(installation.code_folder) or not whole:
-        yield Change("create" if link is None else "replace", installation.home.code, "the program")
+    home, target = installation.home, os.path.basename(installation.code_folder)
+    if not is_unpacked(home.share, target, installation.sources):
+        yield Change("replace" if os.path.islink(home.code) else "create", home.code, "the program")
 
 
 def _records(installation: Installation) -> Iterator[Change]:
