@@ -15,6 +15,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -86,8 +87,12 @@ class Reply:
         return str(self.json["error"]["code"])
 
 
+# Commands of misrc one after the other, in one process.
+_EACH = "import json, sys; from misrc.cli import main; sys.exit(max(main(words) for words in json.loads(sys.argv[1])))"
+
+
 class Api:
-    """A server with two sites and four tokens."""
+    """A server with two sites and five tokens."""
 
     # What is started, and in which environment: a test may put another release here.
     command: ClassVar[Sequence[str]] = (MISRC,)
@@ -145,12 +150,23 @@ class Api:
         self.misrc("token", "revoke", "--config", str(self.root / "server.yml"), name)
 
     def add_tokens(self) -> None:
-        """A workflow and an agent of the same user, the same of another user, and an operator."""
-        self.add_token("workflow", "--user", USER, "--scope", "workflow")
-        self.add_token("agent", "--user", USER, "--scope", "agent", "--site", SITE)
-        self.add_token("other-workflow", "--user", "other", "--scope", "workflow")
-        self.add_token("other-agent", "--user", "other", "--scope", "agent", "--site", OTHER_SITE)
-        self.add_token("operator", "--user", "ops", "--scope", "operator")
+        """A workflow and an agent of the same user, the same of another user, and an operator.
+
+        `misrc token add` for each, in one process: hundreds of servers are made, and each start loads a database layer.
+        """
+        wanted = {
+            "workflow": ["--user", USER, "--scope", "workflow"],
+            "agent": ["--user", USER, "--scope", "agent", "--site", SITE],
+            "other-workflow": ["--user", "other", "--scope", "workflow"],
+            "other-agent": ["--user", "other", "--scope", "agent", "--site", OTHER_SITE],
+            "operator": ["--user", "ops", "--scope", "operator"],
+        }
+        add = ["token", "add", "--config", str(self.root / "server.yml")]
+        commands = json.dumps([[*add, name, *words] for name, words in wanted.items()])
+        argv = [*self.prefix, sys.executable, "-c", _EACH, commands]
+        done = subprocess.run(argv, env=self.environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        self.tokens.update(zip(wanted, done.stdout.split(), strict=True))
 
     def start(self) -> None:
         log = self.root / "serve.log"

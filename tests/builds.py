@@ -16,6 +16,8 @@ from pathlib import Path
 from misrc.mint.packaging import zipapp
 
 PYZ = "misrc-site.pyz"
+# What an earlier release left, for a site of that release.
+RELEASE = "release.pyz"
 _UNPACK = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -43,6 +45,7 @@ def lay(root: Path, share: Path) -> None:
         shutil.copytree(folder, share / folder.name)
 
 
-def program() -> str:
-    """The same program as the pyz, compiled."""
-    return str(_made() / "share/current")
+def program(root: Path) -> str:
+    """The same program as the pyz, compiled; or another release's, where one lies in `root`."""
+    release = root / RELEASE
+    return str(release if release.exists() else _made() / "share/current")

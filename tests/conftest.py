@@ -124,7 +124,7 @@ class Site:
     def install(self) -> None:
         """Install, or install again after a change of `policy`, the way a site does it."""
         (self.root / "policy.json").write_text(json.dumps(self.policy), encoding="utf-8")
-        if not (self.root / builds.PYZ).exists():
+        if not any((self.root / name).exists() for name in (builds.PYZ, builds.RELEASE)):
             builds.lay(self.root, self.prefix / "share")
         self.people(
             "install",
@@ -140,7 +140,7 @@ class Site:
     def people(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """A command for the people of the site."""
         return subprocess.run(
-            ["/usr/bin/python3", builds.program(), "--prefix", str(self.prefix), *words],
+            ["/usr/bin/python3", builds.program(self.root), "--prefix", str(self.prefix), *words],
             check=check,
             capture_output=True,
             text=True,

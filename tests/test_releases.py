@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
+import builds
 import pytest
 from apiserver import Api
 from chain import Chain, chain
@@ -33,7 +34,7 @@ SERVERS = sorted(FOLDER.glob("misrc-*.whl"))
 def install_release(root: Path, release: Path) -> None:
     """The site that is made at `root` gets this release's file, as MInt would have sent it."""
     root.mkdir(parents=True)
-    shutil.copyfile(release, root / "misrc-site.pyz")
+    shutil.copyfile(release, root / builds.RELEASE)
 
 
 def check_installed(site: Site, release: Path) -> None:
