@@ -152,6 +152,21 @@ def test_cancel_while_the_site_is_unreachable(mint: Mint, site: Site) -> None:
     check_site(site, job, "cancelled")
 
 
+def test_a_noted_cancel_that_finds_an_ended_job_fetches_it(mint: Mint, site: Site) -> None:
+    """The program ended while the site was out of reach: one `misrc tend` brings the results, and its status is 0."""
+    mint.environment["MISRC_PATIENCE"] = "1"
+    process = mint.spawn("run", "test-site", "sleep", "--results", "r", "--arg", "seconds=15")
+    job = started(site)
+    eventually(lambda: not driven_by(process.pid), what="the end of the first play")
+    site.stop_sshd()
+    assert stop(process)[0] == 4
+    eventually(lambda: site_record(site, job)["state"] == "ended", 60, "the end at the site")
+    site.start_sshd()
+    done = mint.command("tend")
+    assert done.returncode == 0 and job in done.stdout, done
+    assert closed(mint)["outcome"] == "succeeded" and (mint.root / "r/out.dat").read_bytes() == b"finished\n"
+
+
 def test_a_job_that_had_ended_keeps_its_outcome(mint: Mint, site: Site) -> None:
     """A stop that comes after the program's end cancels nothing: status 6, and the same call brings the results."""
     mint.environment["MISRC_PATIENCE"] = "1"

@@ -264,7 +264,7 @@ def _tend_one(store: JobStore, record: MintJob, as_json: bool) -> int:
     status, text = 0, ""
     try:
         if record.cancel and not record.state.final:
-            cancel_job(store, load_site(Path(record.inventory), record.site), display)
+            _cancel_noted(store, record, display)
         else:
             resume(store, display)
     except MisrcError as error:
@@ -272,6 +272,16 @@ def _tend_one(store: JobStore, record: MintJob, as_json: bool) -> int:
         status = 0 if store.read().state is JobState.CLOSED else error.exit_code
     _tell_tended(store.read(), text, as_json)
     return status
+
+
+def _cancel_noted(store: JobStore, record: MintJob, display: Display) -> None:
+    try:
+        cancel_job(store, load_site(Path(record.inventory), record.site), display)
+    except JobCancelled:
+        if store.read().state is JobState.CLOSED:
+            raise
+        # It had ended by itself before the cancel reached it.
+        resume(store, display)
 
 
 def _tell_tended(record: MintJob, note: str, as_json: bool) -> None:
