@@ -261,6 +261,7 @@ def test_m39_tend_finds_a_job_whose_start_its_killed_run_never_heard_of(own: Min
     own.declaration["programs"]["unknown_there"] = {}
     own.declare()
     assert own.command("run", site.name, "unknown_there", "--results", "u").returncode == 3
+    assert " created   refused " in own.command("jobs").stdout
     die_at(own, "record.manifest.jsonl.before", "sleep", "--arg", "seconds=1", "--results", "r")
     (job,) = own.starts()
     eventually(lambda: site_record(site, job)["state"] == "ended", what="the end")

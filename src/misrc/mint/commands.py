@@ -11,7 +11,7 @@ from ..job.codec import dump_json, encode
 from ..job.errors import JobCancelled, MisrcError, Refused, Unreachable
 from ..job.interface import WEBAPI, Interface
 from ..job.quantities import format_size
-from ..job.states import JobState
+from ..job.states import JobState, Outcome
 from ..wire.replies import Reply
 from .answers import note_accepted
 from .display import Display
@@ -105,6 +105,9 @@ def show_jobs(as_json: bool) -> int:
             continue
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created))
         outcome = record.outcome.value if record.outcome else "-"
+        if not record.state.started and JobStore(record.job).was_refused():
+            # Nothing was begun; the same call asks again.
+            outcome = Outcome.REFUSED.value
         print(f"{record.job}  {made}  {record.state.value:<9} {outcome:<9} {record.site}/{record.program}")
     return _tell_damaged(damaged)
 
