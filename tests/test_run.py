@@ -49,6 +49,20 @@ def test_a_job_goes_the_whole_way(mint: Mint, site: Site) -> None:
     assert {(file["name"], file["sha256"]) for file in left} >= {("out.dat", sha256(b"hello\n"))}
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+@pytest.mark.parametrize("size", [5, 3_000_000])
+def test_who_may_read_results_is_the_callers_word(mint: Mint, tmp_path: Path, umask: int, mode: int, size: int) -> None:
+    """Small and large results, and their copies, have the rights that the caller's umask gives to a new file."""
+    data = os.urandom(size)
+    line = f'umask {umask:o}; exec "$@" run test-site copy --in a.bin={mint.file("a.bin", data)} --new'
+    words = ["--results", str(tmp_path / "r"), "--out", f"out.dat={tmp_path / 'copy'}"]
+    argv = ["/bin/sh", "-c", f"{line} {' '.join(words)}", "sh", MISRC]
+    subprocess.run(argv, check=True, env=mint.env(), cwd=mint.root, capture_output=True)
+    for path in (tmp_path / "copy", tmp_path / "r/out.dat", tmp_path / "r/remote_program_exec.log"):
+        assert path.stat().st_mode & 0o777 == mode, path
+    assert (tmp_path / "r").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
 def test_small_results_leave_once(mint: Mint, site: Site) -> None:
     """Results that came with the answer to `open` are taken from there: they do not leave the site a second time."""
     path = mint.file("input.dat", b"hello\n")

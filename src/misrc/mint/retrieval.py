@@ -11,6 +11,7 @@ import errno
 import functools
 import hashlib
 import os
+import secrets
 import shutil
 import stat
 import subprocess
@@ -122,14 +123,14 @@ def _take_small(store: JobStore, arriving: Path, manifest: Manifest) -> bool:
     for name, data in found.items():
         if data is None:
             return False
-        _write_private(arriving / name, data)
+        _write_new(arriving / name, data)
     return True
 
 
-def _write_private(path: Path, data: bytes) -> None:
+def _write_new(path: Path, data: bytes) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb") as file:
         file.write(data)
 
 
@@ -221,8 +222,8 @@ def _move_each(names: Sequence[str], arriving: Path, results: Path) -> None:
 def copy_whole(source: Path, target: Path) -> None:
     """Copy a file so that nobody ever sees a part of it."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=".misrc-", dir=target.parent)
-    os.close(descriptor)
+    temporary = target.parent / f".misrc-{secrets.token_hex(8)}"
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
     shutil.copyfile(source, temporary)
     os.replace(temporary, target)
 

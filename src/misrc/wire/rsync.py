@@ -109,7 +109,7 @@ def split_names(names: Sequence[str], most: int = 512 << 10) -> Iterator[Sequenc
 
 
 def get_argv(rsync: str, rsh: str, job: str) -> List[str]:
-    """The client's argv for fetching into its current directory."""
-    argv = [rsync, "-rt", "--partial", "--inplace", "--info=progress2"]
+    """The client's argv for fetching into its current directory; who may read the files is this side's umask's word."""
+    argv = [rsync, "-rt", "--chmod=D700,F666", "--partial", "--inplace", "--info=progress2"]
     argv += [f"--timeout={IO_TIMEOUT}", f"--rsh={rsh}", f"--rsync-path=get {job}"]
     return [*argv, "--", f"site::{GET_MODULE}/", "./"]

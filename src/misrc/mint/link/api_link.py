@@ -329,7 +329,7 @@ class _Download:
         """Fetch what is missing; what was hashed on the way, if that is the whole file."""
         self._target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(self._target, flags, 0o600)
+        descriptor = os.open(self._target, flags, 0o666)
         try:
             offset = os.fstat(descriptor).st_size
             if offset > self._entry.size:
