@@ -344,7 +344,7 @@ def test_a_stop_answers_who_waits(api: Api) -> None:
     assert api.stop() == 0
     for thread in threads:
         thread.join(10)
-    assert time.monotonic() - started < 10 and len(found) == 2
+    assert time.monotonic() - started < 40 and len(found) == 2
     api.start()
     assert api.job(job)["version"] == version
 

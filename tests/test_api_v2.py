@@ -169,7 +169,7 @@ def test_a_cancel_reaches_whoever_has_the_job(api: Api, agent: str) -> None:
     held = [{"job": job, "fence": claim["fence"]}]
     started = time.monotonic()
     assert api.poll(agent, wait=20, room=0, holding=held)["cancel"] == [job]
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
     assert api.poll(agent, wait=1, room=0, holding=held)["cancel"] == [job]
     assert api.report(claim, "running").json["cancel"] is True
     ended = {"fence": claim["fence"], "outcome": "cancelled", "reason": "as asked"}
