@@ -20,7 +20,7 @@ from ...job.spec import JobSpec, OpenRequest, render_open
 from ...wire.refusals import Refusal
 from ..link.link import last_line
 from ..messages.catalog import say
-from .findings import Finding, fail, refused, skipped
+from .findings import Finding, Verdict, fail, refused, skipped
 from .trial import Attempt, Trial, alone, empty_agent
 
 # What a shell makes of `echo misrc-$((40+2))`, and nothing else would print.
@@ -335,8 +335,15 @@ def run_probes(trial: Trial) -> Iterator[Finding]:
         if not trial.connected and not trial.open():
             yield skipped(name, say("note.not_connected"))
             continue
-        try:
-            finding = probe(trial)
-        except OSError as error:
-            finding = skipped(name, say("note.no_answer", why=error.strerror or error))
+        finding = _run_probe(trial, name, probe)
+        if finding.verdict is Verdict.SKIPPED and not trial.connected and trial.open():
+            # It may have died of the probe before, and only now been noticed; of this one it will die again.
+            finding = _run_probe(trial, name, probe)
         yield finding
+
+
+def _run_probe(trial: Trial, name: str, probe: Probe) -> Finding:
+    try:
+        return probe(trial)
+    except OSError as error:
+        return skipped(name, say("note.no_answer", why=error.strerror or error))
