@@ -88,7 +88,7 @@ def test_large_files_through_server_and_agent(ends: Ends) -> None:
 def test_the_server_is_killed_while_the_program_runs(ends: Ends) -> None:
     """SIGKILL of the server, and later of the agent: both come back, the program started once, the run ends well."""
     ends.host.start()
-    process = ends.mint.spawn("run", "test-site", "sleep", "--arg", "seconds=4", "--results", str(ends.mint.root / "r"))
+    process = ends.mint.spawn("run", "test-site", "sleep", "--arg", "seconds=12", "--results", "r")
     eventually(ends.host.starts, 40, "the start")
     ends.api.kill()
     ends.host.stop()

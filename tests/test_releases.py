@@ -53,7 +53,7 @@ def play(mint: Mint, interrupt: Callable[[], None]) -> None:
     assert (mint.root / "o/out.dat").read_bytes() == data
     assert b"args: hi" in (mint.root / "o/remote_program_exec.log").read_bytes()
 
-    words = ("run", "test-site", "sleep", "--arg", "seconds=5", "--results", "resumed")
+    words = ("run", "test-site", "sleep", "--arg", "seconds=15", "--results", "resumed")
     process = mint.spawn(*words)
     job = eventually(lambda: running(mint), 60, "the start")
     os.killpg(process.pid, signal.SIGKILL)

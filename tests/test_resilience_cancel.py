@@ -170,7 +170,7 @@ def test_a_noted_cancel_that_finds_an_ended_job_fetches_it(mint: Mint, site: Sit
 def test_a_job_that_had_ended_keeps_its_outcome(mint: Mint, site: Site) -> None:
     """A stop that comes after the program's end cancels nothing: status 6, and the same call brings the results."""
     mint.environment["MISRC_PATIENCE"] = "1"
-    process = mint.spawn("run", "test-site", "sleep", "--results", "r", "--arg", "seconds=4")
+    process = mint.spawn("run", "test-site", "sleep", "--results", "r", "--arg", "seconds=15")
     job = started(site)
     eventually(lambda: not driven_by(process.pid), what="the end of the first play")
     process.send_signal(signal.SIGSTOP)
@@ -179,7 +179,7 @@ def test_a_job_that_had_ended_keeps_its_outcome(mint: Mint, site: Site) -> None:
     status, errors = stop(process, signal.SIGCONT)
     assert status in (0, 6), errors
     assert status == 0 or "had ended before" in errors.splitlines()[-1]
-    finish(mint, "test-site", "sleep", "--results", "r", "--arg", "seconds=4")
+    finish(mint, "test-site", "sleep", "--results", "r", "--arg", "seconds=15")
     assert (mint.root / "r/out.dat").read_bytes() == b"finished\n"
     check_site(site, job)
 

@@ -127,14 +127,14 @@ def test_the_play_dies(mint: Mint, site: Site) -> None:
 
 def test_mint_is_gone_for_long(mint: Mint, site: Site) -> None:
     """With MInt's side killed for good the job ends by itself, and `misrc tend` brings its results."""
-    process, job = wait_long(mint, site, "5")
+    process, job = wait_long(mint, site, "15")
     kill(process)
     eventually(lambda: site_record(site, job)["state"] == "ended", what="the end at the site")
     assert mint.command("tend").returncode == 0
     assert result(mint) == b"finished\n"
     check_site(site, job)
     assert "nothing to tend" in mint.command("tend").stdout
-    again = finish(mint, *CALL, "seconds=5")
+    again = finish(mint, *CALL, "seconds=15")
     assert "already done" in again[0].stderr
     check_site(site, job)
 
@@ -143,7 +143,7 @@ def test_sshd_is_down_while_the_program_runs(mint: Mint, site: Site) -> None:
     """A site that cannot be reached for a while, longer than all retries, costs nothing but time."""
     mint.declaration["retry"] = {"count": 1, "interval": 0.2}
     mint.declare()
-    process, job = wait_long(mint, site, "5")
+    process, job = wait_long(mint, site, "15")
     site.stop_sshd()
     eventually(lambda: site_record(site, job)["state"] == "ended", what="the end at the site")
     assert process.poll() is None
@@ -174,13 +174,13 @@ def test_giving_up_is_not_the_end(mint: Mint, site: Site) -> None:
     """After `give_up_after` the call ends with status 4 and one line; the same call made later finishes the job."""
     mint.declaration["give_up_after"] = 2
     mint.declare()
-    process, job = wait_long(mint, site, "5")
+    process, job = wait_long(mint, site, "15")
     site.stop_sshd()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 4, errors
     assert "may still be running" in errors.splitlines()[-1]
     site.start_sshd()
-    finish(mint, *CALL, "seconds=5")
+    finish(mint, *CALL, "seconds=15")
     assert result(mint) == b"finished\n"
     check_site(site, job)
 
@@ -268,7 +268,7 @@ def test_a_dead_supervisor_does_not_hold_up_the_queue(tmp_path: Path) -> None:
 
 def test_the_results_folder_cannot_be_written(mint: Mint, site: Site) -> None:
     """Results that cannot be put down: one line and status 2, and the same call delivers them afterwards."""
-    process, job = wait_long(mint, site, "5")
+    process, job = wait_long(mint, site, "15")
     folder = mint.root / "r"
     folder.mkdir()
     folder.chmod(0o500)
@@ -276,7 +276,7 @@ def test_the_results_folder_cannot_be_written(mint: Mint, site: Site) -> None:
     assert process.returncode == 2, errors
     assert "disk" in errors.splitlines()[-1]
     folder.chmod(0o700)
-    finish(mint, *CALL, "seconds=5")
+    finish(mint, *CALL, "seconds=15")
     assert result(mint) == b"finished\n"
     check_site(site, job)
 

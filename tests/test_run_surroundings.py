@@ -115,7 +115,7 @@ def test_m33_a_copy_that_failed_late_keeps_no_results_back(mint: Mint) -> None:
     """The place for a copy breaks while the program runs: the same call with another --out brings everything."""
     place = mint.root / "breaks"
     place.mkdir()
-    words = ("run", mint.site.name, "sleep", "--arg", "seconds=6", "--results", "r-late")
+    words = ("run", mint.site.name, "sleep", "--arg", "seconds=15", "--results", "r-late")
     before = len(mint.starts())
     process = mint.spawn(*words, "--out", f"out.dat={place}/copy")
     eventually(lambda: len(mint.starts()) > before, what="the start")
@@ -180,7 +180,7 @@ def test_m36_one_spoilt_record_is_said_and_keeps_nobody_from_the_others(own: Min
 
     With its folder moved away the same call finds the job at the site again.
     """
-    words = ("run", site.name, "sleep", "--arg", "seconds=3", "--results", "r")
+    words = ("run", site.name, "sleep", "--arg", "seconds=12", "--results", "r")
     killed: list[str] = []
     for results in ("r", "s"):
         process = own.spawn(*words[:-1], results)
@@ -348,7 +348,7 @@ def test_m41_an_id_that_two_calls_take_at_one_moment_belongs_to_one(own: Mint, s
 
 def test_m42_a_program_that_left_the_declaration_is_named(own: Mint, site: Site) -> None:
     """Taken out while its job runs: `fetch` says so instead of a broken playbook; put back, the results come."""
-    process = own.spawn("run", site.name, "sleep", "--arg", "seconds=3", "--results", "r")
+    process = own.spawn("run", site.name, "sleep", "--arg", "seconds=12", "--results", "r")
     (job,) = eventually(own.starts, what="the start")
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()

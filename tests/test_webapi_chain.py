@@ -101,7 +101,7 @@ def test_a_dry_run_asks_what_the_server_declares(whole: Chain) -> None:
 
 def test_server_agent_and_run_may_all_die(whole: Chain) -> None:
     """SIGKILL of server, agent and run while the program runs: the same call brings the one result."""
-    words = ("run", "test-site", "sleep", "--arg", "seconds=6", "--results", "dead")
+    words = ("run", "test-site", "sleep", "--arg", "seconds=15", "--results", "dead")
     process = whole.mint.spawn(*words)
     eventually(lambda: any(job["state"] == "running" for job in whole.mint.jobs()), what="the start")
     job = next(job["job"] for job in whole.mint.jobs() if job["state"] == "running")
