@@ -210,8 +210,8 @@ def test_p17_a_replayed_job_runs_once(running: AgentHost) -> None:
 
 def test_a_frozen_site_asks_for_no_jobs(running: AgentHost) -> None:
     """While the site is frozen the agent says that it has no room, and after `thaw` it takes what waited."""
+    eventually(lambda: running.double.polls and running.double.polls[-1]["room"] > 0, what="the positive control")
     running.site.people("freeze")
-    eventually(lambda: running.double.polls and running.double.polls[-1]["room"] > 0)
     running.double.wish(running.double.submit("noop"))
     eventually(lambda: running.double.polls[-1]["room"] == 0)
     assert running.starts() == []

@@ -97,6 +97,15 @@ def test_a_written_declaration_reads_back_the_same(plain: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize(
+    "text", ["\x85", "a\x85b", "\u2028", "a \u2029", " \x85 # x: y", "\ufeffa", "a\n\x85\nb", "\x9f\xa0"]
+)
+def test_the_line_breaks_of_unicode_are_not_taken_for_newlines(text: str) -> None:
+    """In a value and in a key, alone and beside ordinary ones."""
+    variables = {"contacts": {"site": text, "mint": [text, "plain"]}, "x" + text: "y"}
+    assert parse_variables(render_variables(variables).encode(), PATH) == variables
+
+
+@pytest.mark.parametrize(
     ("via", "wanted"),
     [
         ({"proxy_jump": "jump.example"}, "host_keys"),

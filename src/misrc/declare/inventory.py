@@ -109,6 +109,15 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_text(self, data: str) -> yaml.ScalarNode:
+        """Unicode's own line breaks are escaped: a plain or single-quoted text would read back with a newline."""
+        odd = not _LINE_BREAKS.isdisjoint(data)
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if odd else None)
+
+
+_LINE_BREAKS = frozenset("\x85\u2028\u2029")
+_Dumper.add_representer(str, _Dumper.represent_text)
+
 
 def render_variables(variables: dict[str, Any]) -> str:
     """Plain values as the text of a host_vars file; reading it gives the same values."""
