@@ -267,8 +267,12 @@ def test_hostile_text_stays_text_in_markdown() -> None:
     assert text.count(HOSTILE) >= 10
 
 
+# No declaration may hold a NUL.
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=40)
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=40))  # which no declaration may hold
+@given(TEXTS)
 def test_any_text_keeps_the_page_well_formed(text: str) -> None:
     """Whatever stands in the declaration, both forms keep their structure; unprintable characters become visible."""
     page = render(hostile(text))
