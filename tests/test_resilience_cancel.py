@@ -136,15 +136,21 @@ def test_cancel_before_the_site_knows(mint: Mint, site: Site) -> None:
     assert len(starts(site)) == 1, "the same call made after a cancel is a new job"
 
 
-def test_cancel_while_the_site_is_unreachable(mint: Mint, site: Site) -> None:
-    """The program runs, the site cannot be reached: the cancel is noted, and `misrc tend` stops the program."""
+def note_cancel(mint: Mint, site: Site, seconds: int) -> str:
+    """A job whose program runs so long, cancelled while its site cannot be reached."""
     mint.environment["MISRC_PATIENCE"] = "1"
-    process = mint.spawn("run", "test-site", "sleep", "--results", "r", "--arg", "seconds=300")
+    process = mint.spawn("run", "test-site", "sleep", "--results", "r", "--arg", f"seconds={seconds}")
     job = started(site)
     eventually(lambda: not driven_by(process.pid), what="the end of the first play")
     site.stop_sshd()
     status, errors = stop(process)
     assert status == 4 and "misrc tend" in errors.splitlines()[-1]
+    return job
+
+
+def test_cancel_while_the_site_is_unreachable(mint: Mint, site: Site) -> None:
+    """The program runs, the site cannot be reached: the cancel is noted, and `misrc tend` stops the program."""
+    job = note_cancel(mint, site, 300)
     assert job_processes(job)
     site.start_sshd()
     assert mint.command("tend").returncode == 0
@@ -154,12 +160,7 @@ def test_cancel_while_the_site_is_unreachable(mint: Mint, site: Site) -> None:
 
 def test_a_noted_cancel_that_finds_an_ended_job_fetches_it(mint: Mint, site: Site) -> None:
     """The program ended while the site was out of reach: one `misrc tend` brings the results, and its status is 0."""
-    mint.environment["MISRC_PATIENCE"] = "1"
-    process = mint.spawn("run", "test-site", "sleep", "--results", "r", "--arg", "seconds=15")
-    job = started(site)
-    eventually(lambda: not driven_by(process.pid), what="the end of the first play")
-    site.stop_sshd()
-    assert stop(process)[0] == 4
+    job = note_cancel(mint, site, 15)
     eventually(lambda: site_record(site, job)["state"] == "ended", 60, "the end at the site")
     site.start_sshd()
     done = mint.command("tend")
